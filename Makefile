@@ -1,0 +1,46 @@
+# make compare   the three kinds of scorer side by side (FULL=1: every test pair, no short cuts)
+# make test      the tests that gate a commit        make test-slow   the long ones
+# make bench     the side-by-side measurements       make setup       what all of them share
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+OUT ?= runs/compare
+export PYTHONHASHSEED ?= 0
+
+.PHONY: setup compare test test-slow bench lint clean
+
+setup: $(VENV)/ready-$(GPU)
+
+$(VENV)/ready-$(GPU): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	./setup.sh $(BIN)/python $(GPU)
+	touch $@
+
+compare: setup
+	$(BIN)/assay train demo:train --base embedded:minilm -o runs/demo-reward-model --epochs 4 --if-missing
+	$(BIN)/assay compare --benchmark demo $(if $(FULL),,--limit 40) \
+	  --scorer bradley-terry,model=runs/demo-reward-model \
+	  --scorer self-rewarding,model=embedded:smollm2-135m$(if $(FULL),$(comma)votes=3$(comma)max_tokens=256,$(comma)votes=1$(comma)max_tokens=64) \
+	  --scorer critique-out-loud,model=embedded:smollm2-135m$(if $(FULL),$(comma)max_tokens=256,$(comma)max_tokens=64) \
+	  --scorer length --scorer random -o $(OUT)$(if $(FULL),-full)
+
+comma := ,
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -m slow
+
+bench: setup
+	@ls tests/benchmarks/*.py >/dev/null 2>&1 || { echo "no side-by-side measurements yet"; exit 1; }
+	@for b in tests/benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,117 @@
+"""Generated text to a score, or to a Failure that says why not.
+
+Contract: only what was GENERATED is read. The last announcement decides, well-formed or not; a malformed
+one never falls back to an earlier mention. Without an announcement, only a plain rating phrase or a text
+that is a number counts. Nothing is clamped, rescaled or guessed.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from judges.types import Failure, Scale
+
+ANNOUNCEMENTS = ("score", "rating", "评分", "得分", "打分", "分数")
+_WORDS = "zero one two three four five six seven eight nine ten".split()
+_CHINESE = "零一二三四五六七八九十"
+_WORD_VALUES = {word: float(i) for i, word in enumerate(_WORDS)} | {c: float(i) for i, c in enumerate(_CHINESE)}
+_NUMBER = rf"[-+]?\d+(?:\.\d+)?(?![\d.]*\d)|\b(?:{'|'.join(_WORDS)})\b|十[一二三四五六七八九]?|[{_CHINESE}]"
+_OPEN = r"[\s*_`\"'<(\[{:=]*"
+_VERDICT = re.compile(
+    rf"{_OPEN}(?P<number>{_NUMBER})(?P<close>[\s*_`\"'>)\]}}]*)"
+    r"(?:(?:/|／|\s+out\s+of\s+|\s+of\s+)\s*(?P<top>\d+(?:\.\d+)?))?",
+    re.IGNORECASE,
+)
+_PHRASE = re.compile(
+    rf"(?P<number>{_NUMBER})\s*(?:/|／|out\s+of)\s*(?P<top>\d+(?:\.\d+)?)|打\s*(?P<zh>{_NUMBER})\s*分",
+    re.IGNORECASE,
+)
+_THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A score and the span of the text (start, end) that it was read from."""
+
+    score: float
+    span: tuple[int, int]
+
+
+def extract_score(text: str, scale: Scale, announcement: str | None = None) -> float | Failure:
+    """The score that a judge's completion announces.
+
+    `announcement` is what the template asks for ("Score:"); by default the usual ones in English and
+    Chinese. Fractions name the scale's top or are off the scale.
+
+    >>> extract_score("Clear and right. Score: 4/5", Scale(0, 5, 1))
+    4.0
+    >>> extract_score("Score: 3/5", Scale(1, 10, 1)).reason
+    'off-scale'
+    >>> extract_score("I add 1 point for relevance.", Scale(0, 5, 1)).reason
+    'missing'
+    """
+    reading = read_score(text, scale, announcement)
+    return reading if isinstance(reading, Failure) else reading.score
+
+
+def read_score(text: str, scale: Scale, announcement: str | None = None) -> Reading | Failure:
+    """As `extract_score`, with the span that the score was read from."""
+    # One character stays one character, so that spans in the plain text are spans in the original.
+    plain = "".join(_fold(c) for c in text)
+    plain = _THINK.sub(lambda m: " " * len(m[0]), plain)
+    if not plain.strip():
+        reason = "only a thinking block was generated" if text.strip() else "the judge generated nothing"
+        return Failure("empty", reason)
+    announced = list(_announcement(announcement).finditer(plain))
+    if announced:
+        start = announced[-1].end()
+        match = _VERDICT.match(plain, start)
+        if match is None:
+            if not plain[start:].strip(" \n\t*_`\"'<([{:="):
+                return Failure("missing", "the text ends where the verdict should stand")
+            shown = text[start : start + 40].strip()
+            return Failure("malformed", f"the last announcement is followed by {shown!r}, not by a number")
+        if re.match(r"[\s]*(?:[-–~]|to\s|到|or\s)\s*\d", plain[match.end() :]):
+            return Failure("malformed", f"the verdict is a range: {text[match.start():match.end() + 6].strip()!r}")
+        return _on_scale(match["number"], match["top"], scale, match.span("number"))
+    phrases = list(_PHRASE.finditer(plain))
+    if phrases:
+        last = phrases[-1]
+        group = "zh" if last["zh"] else "number"
+        return _on_scale(last[group], last["top"], scale, last.span(group))
+    whole = re.fullmatch(rf"[\s*_`\"'<(\[]*(?P<number>{_NUMBER})\s*(?:points?|分)?[\s*_`\"'>)\].。!]*", plain, re.IGNORECASE)
+    if whole:
+        return _on_scale(whole["number"], None, scale, whole.span("number"))
+    return Failure("missing", "no announcement of a score and no plain rating in the text")
+
+
+def _fold(character: str) -> str:
+    folded = unicodedata.normalize("NFKC", character)
+    return folded if len(folded) == 1 else character
+
+
+def _announcement(asked: str | None) -> re.Pattern[str]:
+    words = [asked.strip().rstrip(":：").strip()] if asked else list(ANNOUNCEMENTS)
+    body = "|".join(re.escape("".join(_fold(c) for c in w)).replace(r"\ ", r"\s+") for w in words)
+    # A colon, an equals sign or "is" must follow, closing marks of bold or quotes between: "**Score**: 4".
+    return re.compile(rf"(?:(?<![^\W_])|(?<=[一-鿿]))(?:{body})[\s*_`\"'\])]*(?::|=|\bis\b|为|是)", re.IGNORECASE)
+
+
+def _value(number: str) -> float:
+    word = number.lower()
+    if word in _WORD_VALUES:
+        return _WORD_VALUES[word]
+    if len(word) == 2 and word[0] == "十":
+        return 10 + _WORD_VALUES[word[1]]
+    return float(number)
+
+
+def _on_scale(number: str, top: str | None, scale: Scale, span: tuple[int, int]) -> Reading | Failure:
+    score = _value(number)
+    if top is not None and float(top) != scale.high:
+        return Failure("off-scale", f"{number}/{top} does not name the scale {scale}")
+    if score not in scale:
+        return Failure("off-scale", f"{number} is not on the scale {scale}")
+    return Reading(score, span)

@@ -1,0 +1,240 @@
+"""The values that pass through the house: frozen, with no logic beyond themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypedDict, get_args
+
+FailureReason = Literal[
+    "missing",  # the text holds no verdict
+    "malformed",  # the verdict is there and cannot be read
+    "off-scale",  # a number that the scale does not hold
+    "truncated",  # the token limit came before the verdict
+    "empty",  # nothing to judge, or nothing generated
+    "too-long",  # does not fit the model's context
+    "refused",  # the judge declined
+    "timeout",
+    "server",
+    "engine",
+    "needs-two",  # a comparing judge was given one response
+]
+FAILURE_REASONS: tuple[str, ...] = get_args(FailureReason)
+Read = Literal["text", "json", "expected", "forced", "reward"]
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(TypedDict):
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no score: a third state, never a zero, a half or a silence."""
+
+    reason: FailureReason
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.reason not in FAILURE_REASONS:
+            raise ValueError(f"unknown failure reason {self.reason!r}; one of {', '.join(FAILURE_REASONS)}")
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The scores a judge may give: from `low` to `high`, every `step` (any real number when None).
+
+    >>> Scale(0, 5, 1).labels()
+    ('0', '1', '2', '3', '4', '5')
+    >>> 4.5 in Scale(0, 5, 1), 4.5 in Scale(0, 5, 0.5), 4.5 in Scale(0, 5), 6 in Scale(0, 5)
+    (False, True, True, False)
+    """
+
+    low: float
+    high: float
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"a scale runs upwards: low {self.low} is not below high {self.high}")
+        if self.step is not None and not (0 < self.step <= self.high - self.low):
+            raise ValueError(f"step {self.step} does not fit between {self.low} and {self.high}")
+
+    def __contains__(self, score: float) -> bool:
+        if not math.isfinite(score) or not self.low <= score <= self.high:
+            return False
+        if self.step is None:
+            return True
+        steps = (score - self.low) / self.step
+        return abs(steps - round(steps)) < 1e-9
+
+    def labels(self) -> tuple[str, ...]:
+        """Every score as it is written; raises ValueError for a scale without a step."""
+        if self.step is None or not math.isfinite(self.high - self.low):
+            raise ValueError("a scale without a step has no list of labels")
+        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        return tuple(f"{round(self.low + i * self.step, 9):g}" for i in range(count))
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
+
+
+REAL_LINE = Scale(-math.inf, math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a judgment cost. Tokens are counts; `seconds` is wall time spent waiting for the engine."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.generated_tokens + other.generated_tokens,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """What humans said of an Item's responses: exactly one of the four.
+
+    `chosen`: indices of the right ones. `ranking`: a rank for each response, 1 is best.
+    `scores`: a score for each response, higher is better. `tie`: two responses, neither better.
+    """
+
+    chosen: tuple[int, ...] | None = None
+    ranking: tuple[float, ...] | None = None
+    scores: tuple[float, ...] | None = None
+    tie: bool = False
+
+    def __post_init__(self) -> None:
+        given = [self.chosen is not None, self.ranking is not None, self.scores is not None, self.tie]
+        if sum(given) != 1:
+            raise ValueError("gold is exactly one of chosen, ranking, scores and tie")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One prompt and its responses: the unit of every room.
+
+    `prompt` is a string (one user message) or chat messages; `responses` one to many.
+    `comparisons` are the index pairs that matter (all of them when None).
+
+    >>> item = Item(id="a", prompt="2 + 2?", responses=["4", "5"], gold=Gold(chosen=(0,)))
+    >>> item.messages
+    ({'role': 'user', 'content': '2 + 2?'},)
+    >>> item.pairs()
+    ((0, 1),)
+    """
+
+    id: str
+    prompt: str | Sequence[Message]
+    responses: Sequence[str]
+    system: str | None = None
+    reference: str | None = None
+    rubric: str | None = None
+    subset: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    comparisons: Sequence[tuple[int, int]] | None = None
+    gold: Gold | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.responses, str):
+            raise TypeError(f"item {self.id!r}: responses is a list of strings, not one string")
+        for name in ("responses", "prompt", "comparisons"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))
+        if not self.prompt:
+            raise ValueError(f"item {self.id!r} has no prompt")
+        if not self.responses:
+            raise ValueError(f"item {self.id!r} has no responses")
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation before the response, `system` first where there is one."""
+        if isinstance(self.prompt, str):
+            turns: tuple[Message, ...] = ({"role": "user", "content": self.prompt},)
+        else:
+            turns = tuple(self.prompt)
+        if self.system is not None:
+            return ({"role": "system", "content": self.system}, *turns)
+        return turns
+
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """The index pairs to compare."""
+        if self.comparisons is not None:
+            return tuple(self.comparisons)
+        n = len(self.responses)
+        return tuple((i, j) for i in range(n) for j in range(i + 1, n))
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """What a scorer says of one response. Exactly one of `score` and `failure` is set.
+
+    `votes` holds each vote's score or Failure; `completions` the raw text of each, in the same order;
+    `read` how the verdict was read; `truncated` that a critique met its token limit.
+    """
+
+    score: float | None = None
+    failure: Failure | None = None
+    votes: tuple[float | Failure, ...] = ()
+    critique: str | None = None
+    completions: tuple[str, ...] = ()
+    read: Read | None = None
+    truncated: bool = False
+    usage: Usage = Usage()
+
+    def __post_init__(self) -> None:
+        if (self.score is None) == (self.failure is None):
+            raise ValueError("a judgment has a score or a failure, one of them")
+        if self.score is not None and not math.isfinite(self.score):
+            raise ValueError(f"a score is a finite number, not {self.score}")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One comparison of responses `first` and `second` of an Item.
+
+    `outcome` is the winner's side, "tie", or a Failure; `swapped` that `second` was shown first.
+    """
+
+    first: int
+    second: int
+    outcome: Literal["first", "second", "tie"] | Failure
+    swapped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """What a scorer says of one Item: judgments in the responses' order.
+
+    `preference` is the probability that each response is the best (sums to 1), None where a failure
+    leaves it open. Official scoring reads scores and comparisons, never this.
+    """
+
+    id: str
+    judgments: tuple[Judgment, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    preference: tuple[float, ...] | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return sum((j.usage for j in self.judgments), Usage())
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass of this file as JSON-ready values."""
+    return asdict(value)
