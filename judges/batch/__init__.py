@@ -1,0 +1,1 @@
+"""A file of responses to a file of scores, with nothing lost."""

@@ -1,0 +1,184 @@
+"""Files to rows, rows to Items. A bad row is a row with a Failure; the others go on."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judges.errors import CannotRun
+from judges.types import Failure, Gold, Item, Message
+
+FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
+FIELDS = ("id", "prompt", "response", "responses", "chosen", "rejected", "messages", "system", "reference", "rubric", "subset")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a file: its number (1 is the first), its columns, its unique id, and its Item or why not."""
+
+    number: int
+    columns: dict[str, Any]
+    id: str
+    item: Item | Failure
+
+
+def read_rows(path: str, mapping: Mapping[str, str] | None = None) -> Iterator[Row]:
+    """The rows of a file, in order, one at a time. Raises CannotRun for a file that cannot be read.
+
+    `mapping` says which column holds a field: {"response": "answer"}. Ids are made unique: a missing one is
+    the row's number, a repeated one gets the number as a suffix.
+    """
+    for field in mapping or {}:
+        if field not in FIELDS:
+            raise CannotRun(f"--map {field}=…: unknown field; there are {', '.join(FIELDS)}")
+    seen: set[str] = set()
+    for number, columns in enumerate(_records(path), start=1):
+        if isinstance(columns, Failure):
+            yield Row(number, {}, f"row-{number}", columns)
+            continue
+        fields = dict(columns)
+        for field, column in (mapping or {}).items():
+            if column not in columns:
+                raise CannotRun(f"{path}, row {number}: no column {column!r} (--map {field}={column})")
+            fields[field] = columns[column]
+        given = fields.get("id")
+        name = str(given) if given not in (None, "") else f"row-{number}"
+        if name in seen:
+            name = f"{name}#{number}"
+        seen.add(name)
+        yield Row(number, columns, name, to_item(name, fields))
+
+
+def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
+    """An Item from `prompt`+`response`, `prompt`+`responses`, `prompt`+`chosen`+`rejected`, or `messages`.
+
+    >>> to_item("a", {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}).gold.chosen
+    (0,)
+    >>> to_item("a", {"prompt": "Hi"}).message
+    'no response: it needs response, responses, or chosen and rejected'
+    """
+    messages, response = fields.get("messages"), fields.get("response")
+    prompt = fields.get("prompt")
+    gold = None
+    if isinstance(messages, list) and messages:
+        *before, last = messages
+        if isinstance(last, dict) and last.get("role") == "assistant":
+            prompt, response = before, last.get("content")
+        else:
+            prompt = messages
+    prompt = conversation(prompt)
+    if isinstance(prompt, Failure):
+        return prompt
+    if isinstance(fields.get("responses"), list):
+        responses = fields["responses"]
+    elif "chosen" in fields or "rejected" in fields:
+        sides = [_last_turn(fields.get("chosen")), _last_turn(fields.get("rejected"))]
+        if any(side is None for side in sides):
+            return Failure("empty", "a preference row needs both chosen and rejected as text")
+        responses, gold = sides, Gold(chosen=(0,))
+    else:
+        responses = [response]
+    if not responses or responses == [None]:
+        return Failure("empty", "no response: it needs response, responses, or chosen and rejected")
+    if not all(isinstance(r, str) for r in responses):
+        return Failure("malformed", "a response is not text")
+    texts = {key: fields[key] for key in ("system", "reference", "rubric", "subset") if isinstance(fields.get(key), str)}
+    return Item(id=name, prompt=prompt, responses=responses, gold=gold, **texts)
+
+
+def conversation(prompt: Any) -> str | list[Message] | Failure:
+    """A prompt as text or messages; a "Human: … Assistant: …" transcript becomes messages.
+
+    >>> [m["role"] for m in conversation("Human: Hi\\n\\nAssistant: Yes?\\n\\nHuman: Bye")]
+    ['user', 'assistant', 'user']
+    """
+    if isinstance(prompt, str) and prompt.strip():
+        parts = _TURN.split(prompt)
+        if len(parts) > 3 and not parts[0].strip() and parts[1] == "Human":
+            roles = {"Human": "user", "Assistant": "assistant"}
+            return [
+                {"role": roles[who], "content": text.strip()}  # type: ignore[typeddict-item]
+                for who, text in zip(parts[1::2], parts[2::2], strict=True)
+                if text.strip()
+            ]
+        return prompt
+    if isinstance(prompt, list) and prompt:
+        for turn in prompt:
+            if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+                return Failure("malformed", "a message is not {'role': …, 'content': text}")
+            if turn.get("role") not in ("system", "user", "assistant"):
+                return Failure("malformed", f"a message's role is {turn.get('role')!r}")
+        return [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
+    return Failure("empty", "the row has no prompt")
+
+
+def _last_turn(side: Any) -> str | None:
+    if isinstance(side, list) and side and isinstance(side[-1], dict):
+        side = side[-1].get("content")
+    return side if isinstance(side, str) else None
+
+
+def _records(path: str) -> Iterator[dict[str, Any] | Failure]:
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise CannotRun(f"no file {path!r}")
+    if not file.is_file():
+        raise CannotRun(f"{path!r} is not a file; give one of {', '.join(FORMATS)}")
+    name = file.name.lower()
+    try:
+        if name.endswith(".parquet"):
+            yield from _parquet(file)
+        elif name.endswith((".csv", ".csv.gz")):
+            yield from _csv(file)
+        elif name.endswith((".jsonl", ".jsonl.gz", ".ndjson")):
+            yield from _jsonl(file)
+        else:
+            raise CannotRun(f"{path!r}: unknown format; there are {', '.join(FORMATS)}")
+    except (OSError, EOFError, csv.Error) as error:
+        raise CannotRun(f"{path}: cannot be read: {error}") from error
+
+
+def _jsonl(file: Path) -> Iterator[dict[str, Any] | Failure]:
+    opened = gzip.open(file, "rb") if file.name.endswith(".gz") else open(file, "rb")
+    with opened as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield Failure("malformed", f"not JSON: {error}")
+                continue
+            yield value if isinstance(value, dict) else Failure("malformed", "the line is not a JSON object")
+
+
+def _csv(file: Path) -> Iterator[dict[str, Any] | Failure]:
+    csv.field_size_limit(1 << 30)
+    opened = gzip.open(file, "rt", encoding="utf-8", newline="") if file.suffix == ".gz" else open(file, encoding="utf-8", newline="")
+    with opened as lines:
+        try:
+            for row in csv.DictReader(lines):
+                if None in row or None in row.values():
+                    yield Failure("malformed", "the row's number of columns is not the header's")
+                else:
+                    yield dict(row)
+        except UnicodeDecodeError as error:
+            raise CannotRun(f"{file}: not UTF-8: {error}") from error
+
+
+def _parquet(file: Path) -> Iterator[dict[str, Any] | Failure]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise CannotRun(f"{file}: not a readable Parquet file: {error}") from error

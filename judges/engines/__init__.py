@@ -1,0 +1,1 @@
+"""Engines complete text. Nothing here knows what a judgment is."""

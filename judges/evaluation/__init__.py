@@ -1,0 +1,1 @@
+"""Any scorer against any benchmark, with numbers that can be compared."""

@@ -1,0 +1,85 @@
+"""A bounded window of coroutines in flight over a source that may pause or never end."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+from judges.engines.base import submit
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def in_flight(
+    source: Iterable[A], work: Callable[[A], Coroutine[Any, Any, B]], window: int, weight: Callable[[A], int]
+) -> Iterator[B]:
+    """Yield work(a) for each a as it finishes, in any order.
+
+    At most `window` units are between the source and the consumer, an element counting `weight` units.
+    The source is read on a thread of its own, so a finished result never waits for the next element. An
+    exception of the source or of `work` is raised here. Closing the iterator cancels what is in flight.
+    """
+    done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    slots = threading.Condition()
+    free = window
+    stopped = False
+    flying: set[Future[B]] = set()
+
+    def finished(future: Future[B]) -> None:
+        done.put(("result", future))
+
+    def feed() -> None:
+        nonlocal free
+        count = 0
+        try:
+            for element in source:
+                need = max(1, min(weight(element), window))
+                with slots:
+                    slots.wait_for(lambda need=need: stopped or free >= need)  # type: ignore[misc]
+                    if stopped:
+                        return
+                    free -= need
+                    future = submit(work(element))
+                    future.weight = need  # type: ignore[attr-defined]
+                    flying.add(future)
+                count += 1
+                future.add_done_callback(finished)
+        except BaseException as error:
+            done.put(("error", error))
+        else:
+            done.put(("end", count))
+
+    feeder = threading.Thread(target=feed, name="assay-feed", daemon=True)
+    feeder.start()
+    expected: int | None = None
+    received = 0
+    try:
+        while expected is None or received < expected:
+            kind, value = done.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                expected = value
+                continue
+            received += 1
+            with slots:
+                free += value.weight
+                flying.discard(value)
+                slots.notify()
+            yield value.result()
+    finally:
+        with slots:
+            stopped = True
+            slots.notify_all()
+            left = list(flying)
+        for future in left:
+            future.cancel()
+        for future in left:
+            try:
+                future.exception(timeout=5)
+            except (CancelledError, TimeoutError):
+                continue
