@@ -18,7 +18,7 @@ $(VENV)/ready-$(GPU): pyproject.toml
 	touch $@
 
 compare: setup
-	$(BIN)/assay train demo:train --base embedded:minilm -o runs/demo-reward-model --epochs 4 --if-missing
+	$(BIN)/assay train demo:train --base embedded:minilm -o runs/demo-reward-model --epochs 6 --learning-rate 5e-5 --if-missing
 	$(BIN)/assay compare --benchmark demo $(if $(FULL),,--limit 40) \
 	  --scorer bradley-terry,model=runs/demo-reward-model \
 	  --scorer self-rewarding,model=embedded:smollm2-135m$(if $(FULL),$(comma)votes=3$(comma)max_tokens=256,$(comma)votes=1$(comma)max_tokens=64) \

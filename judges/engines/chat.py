@@ -31,6 +31,29 @@ def chat_ids(tokenizer: Any, messages: tuple[Message, ...], prefix: str = "") ->
     return ids + (_encode(tokenizer, shown, stand_ins) if shown else [])
 
 
+def conversation_ids(tokenizer: Any, messages: tuple[Message, ...], response: str) -> tuple[list[int], list[int]]:
+    """(prompt ids, response ids with its end of turn) of a finished conversation, through the template.
+
+    Their concatenation is the whole conversation tokenized at once; the border is where the text before the
+    response ends.
+    """
+    control = control_strings(tokenizer)
+    stand_ins: dict[str, str] = {}
+    plain = [{"role": m["role"], "content": _hide(m["content"], control, stand_ins)} for m in messages]
+    answer = {"role": "assistant", "content": _hide(response, control, stand_ins)}
+    whole: str = tokenizer.apply_chat_template([*plain, answer], tokenize=False)
+    asked: str = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    if not whole.startswith(asked):
+        # Some templates open the assistant's turn otherwise when asked to go on; then without that.
+        asked = tokenizer.apply_chat_template(plain, tokenize=False)
+    ids = _encode(tokenizer, whole, stand_ins)
+    if not whole.startswith(asked):
+        return [], ids
+    before = _encode(tokenizer, asked, stand_ins)
+    shared = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
+    return ids[:shared], ids[shared:]
+
+
 def control_strings(tokenizer: Any) -> list[str]:
     """Every string that the tokenizer reads as one added token, longest first."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}

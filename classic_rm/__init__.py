@@ -1,0 +1,1 @@
+"""Classic Bradley–Terry reward models: data, training, rewards."""
