@@ -53,7 +53,9 @@ def _parts(tokenizer: Any, messages: tuple[Message, ...], response: str) -> tupl
         prompt, answer = conversation_ids(tokenizer, messages, response)
         opening = 1 if tokenizer.bos_token_id is not None and prompt[:1] == [tokenizer.bos_token_id] else 0
         return prompt[:opening], prompt[opening:], answer
-    text = messages[0]["content"] if len(messages) == 1 else "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
+    text = (
+        messages[0]["content"] if len(messages) == 1 else "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
+    )
     # No template: the tokenizer's own pair form, "[CLS] prompt [SEP] response [SEP]" for BERT-like models.
     first, second = plain_ids(tokenizer, text), plain_ids(tokenizer, response)
     opening_ids = _one(tokenizer.cls_token_id, tokenizer.bos_token_id)
@@ -67,9 +69,7 @@ def _one(first: int | None, second: int | None) -> list[int]:
     return [] if token is None else [token]
 
 
-def encode_pairs(
-    tokenizer: Any, items: Iterable[Item], max_length: int
-) -> tuple[list[Pair], dict[str, int]]:
+def encode_pairs(tokenizer: Any, items: Iterable[Item], max_length: int) -> tuple[list[Pair], dict[str, int]]:
     """Training pairs, and how many rows were cut, dropped as too long, or dropped as having equal sides."""
     pairs: list[Pair] = []
     counts = {"rows": 0, "cut": 0, "too long": 0, "equal sides": 0}
@@ -95,4 +95,3 @@ def split_by_prompt(pairs: Sequence[Pair], share: float, seed: int) -> tuple[lis
     random.Random(seed).shuffle(prompts)
     held = set(prompts[: round(len(prompts) * share)])
     return [p for p in pairs if p.prompt not in held], [p for p in pairs if p.prompt in held]
-

@@ -28,8 +28,10 @@ class RewardModel:
         padding_side: Literal["left", "right"] = "right",
     ) -> None:
         self.name = model
-        self.batch_size, self.padding_side = batch_size, padding_side
+        self.batch_size = batch_size
         self.model, self.tokenizer = load_model(model, dtype)
+        # An encoder is read at its first token, which must then be the text's first: it is padded on the right.
+        self.padding_side = padding_side if reads_last_token(self.model) else "right"
         limit = max_length_of(self.model, self.tokenizer)
         self.max_length = min(max_length, limit) if max_length else limit
         self._pad = self.tokenizer.pad_token_id

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from classic_rm.data import Encoded
 from classic_rm.reward_model import RewardModel
@@ -31,7 +31,7 @@ class BradleyTerryScorer(Scorer):
         batch_size: int = 16,
         max_length: int | None = None,
         dtype: str = "float32",
-        padding_side: str = "right",
+        padding_side: Literal["left", "right"] = "right",
     ) -> None:
         if not model:
             raise CannotRun("scorer 'bradley-terry' needs model=, a reward model: a folder, or a hub name")
@@ -41,8 +41,7 @@ class BradleyTerryScorer(Scorer):
             raise CannotRun(f"dtype is float32, bfloat16 or float16, not {dtype!r}")
         if batch_size < 1:
             raise CannotRun("batch_size is at least 1")
-        side = "left" if padding_side == "left" else "right"
-        self.model = RewardModel(model, batch_size, max_length, dtype, side)
+        self.model = RewardModel(model, batch_size, max_length, dtype, padding_side)
         self._settings = {"model": model, "max_length": self.model.max_length, "dtype": dtype}
 
     def identity(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from judges.types import Failure, Scale
 
 ANNOUNCEMENTS = ("score", "rating", "评分", "得分", "打分", "分数")
-_WORDS = "zero one two three four five six seven eight nine ten".split()
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _CHINESE = "零一二三四五六七八九十"
 _WORD_VALUES = {word: float(i) for i, word in enumerate(_WORDS)} | {c: float(i) for i, c in enumerate(_CHINESE)}
 _NUMBER = rf"[-+]?\d+(?:\.\d+)?(?![\d.]*\d)|\b(?:{'|'.join(_WORDS)})\b|十[一二三四五六七八九]?|[{_CHINESE}]"
@@ -74,14 +74,16 @@ def read_score(text: str, scale: Scale, announcement: str | None = None) -> Read
             shown = text[start : start + 40].strip()
             return Failure("malformed", f"the last announcement is followed by {shown!r}, not by a number")
         if re.match(r"[\s]*(?:[-–~]|to\s|到|or\s)\s*\d", plain[match.end() :]):
-            return Failure("malformed", f"the verdict is a range: {text[match.start():match.end() + 6].strip()!r}")
+            return Failure("malformed", f"the verdict is a range: {text[match.start() : match.end() + 6].strip()!r}")
         return _on_scale(match["number"], match["top"], scale, match.span("number"))
     phrases = list(_PHRASE.finditer(plain))
     if phrases:
         last = phrases[-1]
         group = "zh" if last["zh"] else "number"
         return _on_scale(last[group], last["top"], scale, last.span(group))
-    whole = re.fullmatch(rf"[\s*_`\"'<(\[]*(?P<number>{_NUMBER})\s*(?:points?|分)?[\s*_`\"'>)\].。!]*", plain, re.IGNORECASE)
+    whole = re.fullmatch(
+        rf"[\s*_`\"'<(\[]*(?P<number>{_NUMBER})\s*(?:points?|分)?[\s*_`\"'>)\].。!]*", plain, re.IGNORECASE
+    )
     if whole:
         return _on_scale(whole["number"], None, scale, whole.span("number"))
     return Failure("missing", "no announcement of a score and no plain rating in the text")

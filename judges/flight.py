@@ -39,7 +39,8 @@ def in_flight(
             for element in source:
                 need = max(1, min(weight(element), window))
                 with slots:
-                    slots.wait_for(lambda need=need: stopped or free >= need)  # type: ignore[misc]
+                    while not stopped and free < need:
+                        slots.wait()
                     if stopped:
                         return
                     free -= need

@@ -93,6 +93,14 @@ class LLMJudge(Scorer):
             "seed": self.seed,
         }
 
+    def close(self) -> None:
+        stored, opened = self._stored, self._opened
+        self._stored = self._opened = None
+        if stored is not None:
+            stored.close()
+        if opened is not None:
+            release(opened)
+
     @abstractmethod
     async def judge(self, item: Item, index: int) -> Judgment:
         """Judge one response. RequestFailed may pass through: it becomes the row's Failure."""
@@ -139,7 +147,9 @@ class LLMJudge(Scorer):
         # "1" begins "10": P("1") holds both, so the longer label's share is taken out of the shorter's.
         p = {label: math.exp(f.total) for label, f in zip(labels, found, strict=True)}
         for label in labels:
-            p[label] = max(0.0, p[label] - sum(p[other] for other in labels if other != label and _extends(other, label)))
+            p[label] = max(
+                0.0, p[label] - sum(p[other] for other in labels if other != label and _extends(other, label))
+            )
         mass = sum(p.values())
         usage = sum((f.usage for f in found), Usage())
         if mass < 1e-6:

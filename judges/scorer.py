@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -122,12 +123,11 @@ def load_scorer(name: str, **settings: Any) -> Scorer:
         raise CannotRun(f"unknown scorer {name!r}; there are {', '.join(REGISTRY)}")
     module, _, attribute = REGISTRY[name].partition(":")
     build: Callable[..., Scorer] = getattr(import_module(module), attribute)
-    try:
-        return build(**settings)
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise CannotRun(f"scorer {name!r}: {str(error).partition(') ')[2] or error}") from error
+    taken = inspect.signature(build).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
+    if not open_ended and (unknown := [key for key in settings if key not in taken]):
+        raise CannotRun(f"scorer {name!r} has no setting {', '.join(unknown)}; it takes {', '.join(taken) or 'none'}")
+    return build(**settings)
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:

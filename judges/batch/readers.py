@@ -16,7 +16,19 @@ from judges.types import Failure, Gold, Item, Message
 
 FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
-FIELDS = ("id", "prompt", "response", "responses", "chosen", "rejected", "messages", "system", "reference", "rubric", "subset")
+FIELDS = (
+    "id",
+    "prompt",
+    "response",
+    "responses",
+    "chosen",
+    "rejected",
+    "messages",
+    "system",
+    "reference",
+    "rubric",
+    "subset",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,9 @@ def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
         return Failure("empty", "no response: it needs response, responses, or chosen and rejected")
     if not all(isinstance(r, str) for r in responses):
         return Failure("malformed", "a response is not text")
-    texts = {key: fields[key] for key in ("system", "reference", "rubric", "subset") if isinstance(fields.get(key), str)}
+    texts = {
+        key: fields[key] for key in ("system", "reference", "rubric", "subset") if isinstance(fields.get(key), str)
+    }
     return Item(id=name, prompt=prompt, responses=responses, gold=gold, **texts)
 
 
@@ -161,7 +175,11 @@ def _jsonl(file: Path) -> Iterator[dict[str, Any] | Failure]:
 
 def _csv(file: Path) -> Iterator[dict[str, Any] | Failure]:
     csv.field_size_limit(1 << 30)
-    opened = gzip.open(file, "rt", encoding="utf-8", newline="") if file.suffix == ".gz" else open(file, encoding="utf-8", newline="")
+    opened = (
+        gzip.open(file, "rt", encoding="utf-8", newline="")
+        if file.suffix == ".gz"
+        else open(file, encoding="utf-8", newline="")
+    )
     with opened as lines:
         try:
             for row in csv.DictReader(lines):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -142,10 +142,10 @@ def _plain(failure: Failure | None) -> Any:
     return None if failure is None else to_plain(failure)
 
 
-def _reasons(card: Scorecard | Failure) -> list[str]:
+def _reasons(card: Scorecard | Failure) -> Sequence[str]:
     if isinstance(card, Failure):
         return [card.reason]
-    return [j.failure.reason for j in card.judgments if j.failure][:1]
+    return next(([j.failure.reason] for j in card.judgments if j.failure), [])
 
 
 def _finished_ids(output: Path, summary: Summary) -> set[str]:
@@ -170,7 +170,11 @@ def _finished_ids(output: Path, summary: Summary) -> set[str]:
 
 
 def _check_manifest(source: str, scorer: Scorer, output: Path, manifest: Path, mapping: dict[str, str]) -> None:
-    now = {"input_sha256": _file_hash(source), "mapping": mapping, **json.loads(json.dumps(scorer.identity(), default=str))}
+    now = {
+        "input_sha256": _file_hash(source),
+        "mapping": mapping,
+        **json.loads(json.dumps(scorer.identity(), default=str)),
+    }
     if manifest.exists():
         before = json.loads(manifest.read_text())
         if before != now:

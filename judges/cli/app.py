@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,21 +17,20 @@ app = typer.Typer(
 prompts_app = typer.Typer(help="List, show and render the judges' templates.", no_args_is_help=True)
 app.add_typer(prompts_app, name="prompts")
 
-SpecOption = Annotated[
-    str, typer.Option("--scorer", help="NAME[,model=M][,engine=E][,key=value …]", metavar="SPEC")
-]
+SpecOption = Annotated[str, typer.Option("--scorer", help="NAME[,model=M][,engine=E][,key=value …]", metavar="SPEC")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
 
 
 @app.command(epilog="Example: assay compare --benchmark demo --scorer length --scorer random -o runs/first")
 def compare(
-    config: Annotated[Optional[Path], typer.Argument(help="A YAML file with the same keys.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="A YAML file with the same keys.")] = None,
     benchmark: Annotated[
-        Optional[list[str]], typer.Option(help="demo, or a file of prompt, chosen, rejected; FILE@SUBSET keeps one.")
+        list[str] | None,
+        typer.Option(help="demo, or a file of prompt, chosen, rejected; FILE@SUBSET keeps one."),
     ] = None,
-    scorer: Annotated[Optional[list[str]], typer.Option(help="A SPEC; more than once.")] = None,
+    scorer: Annotated[list[str] | None, typer.Option(help="A SPEC; more than once.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for everything.")] = Path("runs/compare"),
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Pairs of each benchmark, over all subsets.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Pairs of each benchmark, over all subsets.")] = None,
     subsets: Annotated[bool, typer.Option(help="Also a table by subset.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -46,10 +45,10 @@ def score(
     file: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet.")],
     scorer: SpecOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="A JSONL file.")],
-    model: Annotated[Optional[str], typer.Option(help="The same as model=… in the SPEC.")] = None,
-    set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value; more than once.")] = None,
-    map_: Annotated[Optional[list[str]], typer.Option("--map", help="field=column; more than once.")] = None,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first rows.")] = None,
+    model: Annotated[str | None, typer.Option(help="The same as model=… in the SPEC.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; more than once.")] = None,
+    map_: Annotated[list[str] | None, typer.Option("--map", help="field=column; more than once.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Score every row of a file. Killed and started again, it goes on where it stopped."""
@@ -67,7 +66,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(min=0)] = 1e-5,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     max_length: Annotated[int, typer.Option(min=8)] = 512,
-    limit: Annotated[Optional[int], typer.Option(min=2, help="Only so many rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only so many rows.")] = None,
     seed: int = 0,
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing where the folder is there.")] = False,
     quiet: Quiet = False,

@@ -47,7 +47,14 @@ def run(
             for name, items in data.items():
                 with RowProgress(f"{scorer.name} on {Path(name).stem}", len(items), quiet) as progress:
                     results.append(
-                        run_one(scorer, spec, name, items, output / "judgments", lambda card: progress.row(card.usage))
+                        run_one(
+                            scorer,
+                            spec,
+                            name,
+                            items,
+                            output / "judgments",
+                            lambda card: progress.row(card.usage),
+                        )
                     )
                 write_results(results, {"benchmarks": benchmarks, "scorers": specs, "limit": limit}, output)
     finally:
@@ -58,13 +65,23 @@ def run(
         console.print(table(name, [r for r in results if r.benchmark == name]))
         if subsets:
             console.print(subset_table([r for r in results if r.benchmark == name]))
-    kept = f"Numbers in {output}/results.json, every judgment in {output}/judgments; {time.monotonic() - started:.0f} s."
-    console.print(kept, soft_wrap=True)
+    took = f"{time.monotonic() - started:.0f} s"
+    console.print(f"Numbers in {output}/results.json, judgments in {output}/judgments; {took}.", soft_wrap=True)
 
 
 def table(benchmark: str, results: list[Result]) -> Table:
     shown = Table(title=f"{Path(benchmark).stem}: {results[0].overall.pairs} pairs", title_justify="left", box=None)
-    for column in ("scorer", "accuracy (95 %)", "ties", "failed", "worst case", "longer wins", "forced", "tokens", "seconds"):
+    for column in (
+        "scorer",
+        "accuracy (95 %)",
+        "ties",
+        "failed",
+        "worst case",
+        "longer wins",
+        "forced",
+        "tokens",
+        "seconds",
+    ):
         shown.add_column(column, justify="left" if column == "scorer" else "right", no_wrap=True)
     for r in results:
         a = r.overall

@@ -16,6 +16,7 @@ def run(file: str, spec: str, row: int) -> None:
     name, settings = parse_spec(spec)
     with load_scorer(name, **settings) as scorer:
         card = scorer.score([item])[0]
+        announcement = scorer.template.announcement if isinstance(scorer, LLMJudge) else None
         for index, judgment in enumerate(card.judgments):
             print(f"=== response {index + 1} of {len(item.responses)}, item {item.id}")
             if isinstance(scorer, LLMJudge):
@@ -26,7 +27,7 @@ def run(file: str, spec: str, row: int) -> None:
                 print(f"--- token ids: {'known to the server only' if ids is None else ids}")
             for text in judgment.completions:
                 print(f"--- came back:\n{text}")
-                reading = read_score(text, scorer.scale, getattr(scorer, "template").announcement)
+                reading = read_score(text, scorer.scale, announcement)
                 if isinstance(reading, Failure):
                     print(f"--- in this text: {reading}")
                 else:

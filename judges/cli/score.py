@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import typer
@@ -12,6 +13,7 @@ from judges.batch.run import Summary, score_file
 from judges.cli.progress import RowProgress
 from judges.errors import CannotRun
 from judges.scorer import load_scorer, parse_spec
+from judges.types import Usage
 
 
 def run(
@@ -32,7 +34,7 @@ def run(
         chosen["model"] = model
     fields = _pairs("--map", mapping)
     with load_scorer(name, **chosen) as scorer, RowProgress(name, limit, quiet) as progress:
-        seen = [Summary().usage]
+        seen = [Usage()]
 
         def told(summary: Summary) -> None:
             before, seen[0] = seen[0], summary.usage
@@ -41,16 +43,15 @@ def run(
         summary = score_file(file, scorer, output, fields, limit, told)
     if not quiet:
         failed = ", ".join(f"{count} {reason}" for reason, count in summary.failures.most_common()) or "none"
-        print(f"{output}: {summary.written} rows written, {summary.resumed} there before, failed: {failed}", file=sys.stderr)
+        print(
+            f"{output}: {summary.written} rows written, {summary.resumed} there before, failed: {failed}",
+            file=sys.stderr,
+        )
     if summary.failed:
         raise typer.Exit(1)
 
 
-def _difference(now: object, before: object) -> object:
-    from dataclasses import fields
-
-    from judges.types import Usage
-
+def _difference(now: Usage, before: Usage) -> Usage:
     return Usage(**{f.name: getattr(now, f.name) - getattr(before, f.name) for f in fields(Usage)})
 
 

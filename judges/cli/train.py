@@ -47,7 +47,11 @@ def run(
         shown = {"loss": "loss", "eval_loss": "held-out loss", "eval_accuracy": "held-out accuracy"}
         parts = [f"{text} {logs[key]:.3f}" for key, text in shown.items() if key in logs]
         if parts:
-            print(f"epoch {logs['epoch']:.1f}, step {logs['step']}: {', '.join(parts)}", file=sys.stderr, flush=True)
+            print(
+                f"epoch {logs['epoch']:.1f}, step {logs['step']}: {', '.join(parts)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     trained = train(items, settings, output, tell)
     if not quiet:

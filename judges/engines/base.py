@@ -93,9 +93,7 @@ class Engine(ABC):
         """Raises RequestFailed when this request cannot be completed."""
 
     @abstractmethod
-    async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str
-    ) -> LogLikelihood:
+    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
         """log P(continuation | messages, prefix). Raises RequestFailed."""
 
     async def log_likelihoods(

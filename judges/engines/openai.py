@@ -101,9 +101,7 @@ class OpenAIEngine(Engine):
             raise RequestFailed("refused", "the server's content filter withheld the completion")
         return Completion(choices, _usage(reply, time.perf_counter() - started))
 
-    async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str
-    ) -> LogLikelihood:
+    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
         before = await self._tokenize(messages, prefix)
         after = await self._tokenize(messages, prefix + continuation)
         ids = before + after[len(before) :] if after[: len(before)] == before else after
@@ -164,6 +162,4 @@ def _usage(reply: Any, seconds: float) -> Usage:
 def _logprobs(choice: Any) -> tuple[dict[str, float], ...] | None:
     if choice.logprobs is None or choice.logprobs.content is None:
         return None
-    return tuple(
-        {p.token: p.logprob, **{t.token: t.logprob for t in p.top_logprobs}} for p in choice.logprobs.content
-    )
+    return tuple({p.token: p.logprob, **{t.token: t.logprob for t in p.top_logprobs}} for p in choice.logprobs.content)

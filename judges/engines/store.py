@@ -49,16 +49,15 @@ class StoredEngine(Engine):
         key = self._key(request.digest())
         if (found := await asyncio.to_thread(self._read, key)) is not None:
             choices = tuple(
-                Generated(c["text"], c["finish"], tuple(c["token_ids"]), _pairs(c["logprobs"])) for c in found["choices"]
+                Generated(c["text"], c["finish"], tuple(c["token_ids"]), _pairs(c["logprobs"]))
+                for c in found["choices"]
             )
             return Completion(choices, Usage(**found["usage"]))
         completion = await self.engine.complete(request)
         await asyncio.to_thread(self._write, key, asdict(completion))
         return completion
 
-    async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str
-    ) -> LogLikelihood:
+    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
         key = self._key("log-likelihood", Request(messages, prefix=prefix).digest(), continuation)
         if (found := await asyncio.to_thread(self._read, key)) is not None:
             return LogLikelihood(found["total"], found["tokens"], Usage(**found["usage"]))

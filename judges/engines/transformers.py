@@ -21,7 +21,9 @@ class TransformersEngine(Engine):
 
     def __init__(self, model: str, dtype: str = "auto", batch_size: int = 16, **unknown: Any) -> None:
         if unknown:
-            raise CannotRun(f"engine transformers has no setting {', '.join(unknown)}; dtype and batch_size are its own")
+            raise CannotRun(
+                f"engine transformers has no setting {', '.join(unknown)}; dtype and batch_size are its own"
+            )
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -87,7 +89,10 @@ class TransformersEngine(Engine):
         alike = [
             w
             for w in self._waiting
-            if w[0].temperature == 0 and not w[0].choice and not w[0].stop and w[0].n == 1
+            if w[0].temperature == 0
+            and not w[0].choice
+            and not w[0].stop
+            and w[0].n == 1
             and (w[0].max_tokens, w[0].logprobs) == (first.max_tokens, first.logprobs)
         ][: self._batch_size]
         self._waiting = [w for w in self._waiting if w not in alike]
@@ -166,9 +171,7 @@ class TransformersEngine(Engine):
 
         return allowed
 
-    async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str
-    ) -> LogLikelihood:
+    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
         before = self.token_ids(messages, prefix)
         after = plain_ids(self._tokenizer, continuation)
         if len(before) + len(after) > self._context:

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from judges.engines import watchdog
-from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed
+from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed, loop
 from judges.engines.chat import chat_ids, plain_ids
 from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
@@ -48,7 +48,12 @@ class VLLMEngine(Engine):
             raise CannotRun(
                 "vLLM is not installed: pip install 'assay[cpu]' or 'assay[gpu]', or use engine=transformers"
             ) from error
-        settings: dict[str, Any] = {"model": path, "enable_prefix_caching": True, "disable_log_stats": True}
+        settings: dict[str, Any] = {
+            "model": path,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
         if current_platform.is_cpu():
             cores = sorted(os.sched_getaffinity(0))
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
@@ -115,9 +120,7 @@ class VLLMEngine(Engine):
         generated = sum(len(c.token_ids) for c in choices)
         return Completion(choices, Usage(len(ids), output.num_cached_tokens or 0, generated, seconds))
 
-    async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str
-    ) -> LogLikelihood:
+    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -190,6 +193,9 @@ class VLLMEngine(Engine):
 
     def close(self) -> None:
         if self._engine is not None:
+            # The task that reads the engine's answers goes first: it would report the end as a crash.
+            if self._engine.output_handler is not None:
+                loop().call_soon_threadsafe(self._engine.output_handler.cancel)
             self._engine.shutdown()
             self._engine = None
 
