@@ -60,7 +60,6 @@ class VLLMEngine(Engine):
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
             settings |= cpu_settings(int(engine_args.get("max_model_len") or 0))
         settings |= engine_args
-        watchdog.guard()
         self._engine = self._start(settings)
         self._tokenizer = self._engine.get_tokenizer()
         self._context = int(self._engine.model_config.max_model_len)
@@ -70,7 +69,8 @@ class VLLMEngine(Engine):
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+            with watchdog.guard():
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             reason = str(error).strip().splitlines()
             raise CannotRun(

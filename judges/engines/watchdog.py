@@ -1,54 +1,96 @@
 """Ends an engine's processes when the process that started them is gone, however it went.
 
 Run beside the engine as `python -m judges.engines.watchdog MARK`. Its standard input is a pipe whose other
-end only the parent holds: end of file means that the parent is dead. The engine's processes carry MARK in
-their environment, so they are found even when the parent died while it was starting them.
+end only the parent holds: end of file means that the parent is dead. Processes started within `guard()`
+carry MARK in their environment, so they are found even when the parent died while it was starting them.
+A process that renames itself (vLLM's do) overwrites its environment, so marks are collected while an engine
+starts: a "+" on the pipe begins that, a "-" ends it.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 VARIABLE = "ASSAY_ENGINE_MARK"
+SCAN_SECONDS = 0.3
+
+_started: list[tuple[subprocess.Popen[bytes], str]] = []
 
 
-def guard() -> None:
-    """Mark this process's future children and start the watchdog; once per process."""
-    if _started:
-        return
-    mark = f"{os.getpid()}-{uuid.uuid4().hex}"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "judges.engines.watchdog", mark],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C in the terminal is not for it
-    )
-    _started.append(child)
+@contextmanager
+def guard() -> Iterator[None]:
+    """Processes started in this block end with this process."""
+    if not _started:
+        mark = f"{os.getpid()}-{uuid.uuid4().hex}"
+        child = subprocess.Popen(
+            [sys.executable, "-m", "judges.engines.watchdog", mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal is not for it
+            bufsize=0,
+        )
+        _started.append((child, mark))
+    watchdog, mark = _started[0]
     os.environ[VARIABLE] = mark
+    _tell(watchdog, b"+")
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        _tell(watchdog, b"-")
 
 
-_started: list[subprocess.Popen[bytes]] = []
+def _tell(watchdog: subprocess.Popen[bytes], sign: bytes) -> None:
+    if watchdog.stdin is not None and watchdog.poll() is None:
+        watchdog.stdin.write(sign)
 
 
-def _end_marked(mark: str, seconds: float = 4.0) -> None:
+def _marked(mark: str) -> set[tuple[int, float]]:
+    """(pid, start time) of every process that carries the mark: a pid alone may be given again."""
     import psutil
 
-    until = time.monotonic() + seconds
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(VARIABLE) == mark:
+                found.add((process.pid, process.create_time()))
+        except psutil.Error:
+            continue  # gone already, or another user's
+    return found
+
+
+def _watch(mark: str, parent: int) -> None:
+    import psutil
+
+    known: set[tuple[int, float]] = set()
+    starting = 0
+    while True:
+        ready, _, _ = select.select([parent], [], [], SCAN_SECONDS if starting else None)
+        signs = os.read(parent, 64) if ready else b""
+        known |= _marked(mark)
+        if ready and not signs:
+            break
+        starting += signs.count(b"+") - signs.count(b"-")
+    until = time.monotonic() + 3
     while time.monotonic() < until:
-        for process in psutil.process_iter():
+        for pid, created in known | _marked(mark):
             try:
-                if process.pid != os.getpid() and process.environ().get(VARIABLE) == mark:
+                process = psutil.Process(pid)
+                if process.create_time() == created:
                     process.kill()
             except psutil.Error:
-                continue  # gone already, or another user's
+                continue
         time.sleep(0.2)
 
 
 if __name__ == "__main__":
-    sys.stdin.buffer.read()
-    _end_marked(sys.argv[1])
+    os.environ.pop(VARIABLE, None)
+    _watch(sys.argv[1], sys.stdin.fileno())
