@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from judges.engines import watchdog
@@ -70,7 +74,7 @@ class VLLMEngine(Engine):
 
         try:
             with watchdog.guard():
-                return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
+                return _without_interrupts(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**settings)))
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             reason = str(error).strip().splitlines()
             raise CannotRun(
@@ -198,6 +202,25 @@ class VLLMEngine(Engine):
                 loop().call_soon_threadsafe(self._engine.output_handler.cancel)
             self._engine.shutdown()
             self._engine = None
+
+
+def _without_interrupts(start: Callable[[], Any]) -> Any:
+    """Run `start` on a thread that blocks SIGINT: processes it starts inherit that.
+
+    Ctrl-C in a terminal reaches every process of its group; vLLM's would die of it in the middle of a step,
+    loudly. This way only the parent hears it, which closes the engine. The main thread stays interruptible.
+    """
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            done.set_result(start())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="assay-vllm-start", daemon=True).start()
+    return done.result()
 
 
 def _top(position: Any) -> dict[str, float]:
