@@ -18,6 +18,9 @@ def main() -> None:
     except CannotRun as error:
         print(f"assay: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, EOFError):
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # typer turns Ctrl-C into a silent exit 130
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
         print("assay: interrupted; what is finished is on disk, the same command goes on", file=sys.stderr)
         sys.exit(130)

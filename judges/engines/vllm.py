@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from multiprocessing import resource_tracker
 from typing import Any
 
 from judges.engines import watchdog
@@ -213,6 +214,7 @@ def _without_interrupts(start: Callable[[], Any]) -> Any:
     done: Future[Any] = Future()
 
     def run() -> None:
+        resource_tracker.ensure_running()  # its first start would unblock the signal again
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             done.set_result(start())
