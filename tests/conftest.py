@@ -13,6 +13,14 @@ SHARED = Path(os.environ.get("ASSAY_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real judgments beside the project; never part of it."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real judgments at {SHARED} (set ASSAY_DATA)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
 def vllm_engine() -> Iterator[object]:
     from judges.engines.shared import open_engine, release
 

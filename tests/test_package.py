@@ -19,10 +19,9 @@ def wheel(tmp_path_factory):
 def test_the_wheel_finds_its_templates_and_its_demonstration_set(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = (
-        "import judges, judges.template as t; from judges.evaluation.benchmarks import load_benchmark;"
-        "assert judges.__file__.startswith(%r), judges.__file__;"
+        "import judges.template as t; from judges.evaluation.benchmarks import load_benchmark;"
         "print(t.template_names(), len(load_benchmark('demo')), t.load_template('self-rewarding').path)"
-    ) % str(tmp_path)
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("['critique-out-loud', 'self-rewarding'] 102 " + str(tmp_path))

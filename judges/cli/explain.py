@@ -25,14 +25,19 @@ def run(file: str, spec: str, row: int) -> None:
                     print(f"--- sent, {message['role']}:\n{message['content']}")
                 ids = scorer.engine.token_ids(messages)
                 print(f"--- token ids: {'known to the server only' if ids is None else ids}")
-            for text in judgment.completions:
-                print(f"--- came back:\n{text}")
+            for vote, text in enumerate(judgment.completions):
+                print(f"--- came back, vote {vote + 1}:\n{text}")
                 reading = read_score(text, scorer.scale, announcement)
                 if isinstance(reading, Failure):
                     print(f"--- in this text: {reading}")
                 else:
                     start, end = reading.span
                     print(f"--- read from characters {start} to {end}: {text[start:end]!r}")
+            if judgment.read in ("expected", "forced"):
+                how = (
+                    "probabilities of the scale's labels" if judgment.read == "expected" else "one decode limited to it"
+                )
+                print(f"--- then, on the same prefix, after {announcement!r}: {how}")
             print(f"--- score {judgment.score}, read: {judgment.read}, failure: {judgment.failure}")
             print(f"--- {judgment.usage}")
     print(f"=== preference {card.preference}")

@@ -78,6 +78,8 @@ def _converted(name: str, gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
+    if missing := [name for name in ("gguf", "accelerate") if find_spec(name) is None]:
+        raise CannotRun(f"preparing an embedded model needs {' and '.join(missing)}: pip install 'assay[cpu]'")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
