@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from judges.engines.base import RequestFailed
 from judges.engines.chat import conversation_ids, plain_ids
 from judges.types import Failure, Item, Message
 
@@ -36,7 +37,10 @@ def encode(
     Too long: the prompt is cut from the left, behind the tokens that open every sequence. A response that
     is too long by itself is a Failure, unless it may be cut, at its left end too.
     """
-    before, prompt, answer = _parts(tokenizer, messages, response)
+    try:
+        before, prompt, answer = _parts(tokenizer, messages, response)
+    except RequestFailed as error:
+        return error.failure
     room = max_length - len(before) - len(answer)
     if room < 0 and not cut_response:
         size = len(before) + len(answer)

@@ -6,11 +6,12 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from classic_rm.data import Encoded
 from classic_rm.reward_model import RewardModel
+from judges.engines.embedded import fingerprint, resolve_model
 from judges.errors import CannotRun
 from judges.scorer import Scorer, softmax_preference
 from judges.types import REAL_LINE, Failure, Item, Judgment, Scorecard, Usage
@@ -41,8 +42,25 @@ class BradleyTerryScorer(Scorer):
             raise CannotRun(f"dtype is float32, bfloat16 or float16, not {dtype!r}")
         if batch_size < 1:
             raise CannotRun("batch_size is at least 1")
-        self.model = RewardModel(model, batch_size, max_length, dtype, padding_side)
-        self._settings = {"model": model, "max_length": self.model.max_length, "dtype": dtype}
+        path = resolve_model(model)  # a wrong name is told now, the weights are loaded when first needed
+        self._build: Callable[[], RewardModel] = lambda: RewardModel(model, batch_size, max_length, dtype, padding_side)
+        self._model: RewardModel | None = None
+        self._settings = {
+            "model": model,
+            "revision": fingerprint(path),
+            "max_length": max_length,
+            "dtype": dtype,
+        }
+
+    @property
+    def model(self) -> RewardModel:
+        """The reward model, loaded when first needed."""
+        if self._model is None:
+            self._model = self._build()
+        return self._model
+
+    def close(self) -> None:
+        self._model = None
 
     def identity(self) -> dict[str, Any]:
         return {"scorer": self.name, **self._settings}

@@ -19,16 +19,22 @@ _CHINESE = "零一二三四五六七八九十"
 _WORD_VALUES = {word: float(i) for i, word in enumerate(_WORDS)} | {c: float(i) for i, c in enumerate(_CHINESE)}
 _NUMBER = rf"[-+]?\d+(?:\.\d+)?(?![\d.]*\d)|\b(?:{'|'.join(_WORDS)})\b|十[一二三四五六七八九]?|[{_CHINESE}]"
 _OPEN = r"[\s*_`\"'<(\[{:=]*"
+_TOP = rf"(?P<top>\d+(?:\.\d+)?|{'|'.join(_WORDS)})"
 _VERDICT = re.compile(
-    rf"{_OPEN}(?P<number>{_NUMBER})(?P<close>[\s*_`\"'>)\]}}]*)"
-    r"(?:(?:/|／|\s+out\s+of\s+|\s+of\s+)\s*(?P<top>\d+(?:\.\d+)?))?",
+    rf"{_OPEN}(?P<number>{_NUMBER})(?P<rest>(?:[^\S\n]*(?:points?\b|分))?[^\S\n*_`\"'>)\]}}]*[*_`\"'>)\]}}]*"
+    rf"(?:[^\S\n]*[(（]?[^\S\n]*(?:/|out[^\S\n]+of\b|of\b|满分)[^\S\n]*{_TOP})?)",
     re.IGNORECASE,
 )
+# What follows a number and makes it something else: a sum, a decimal comma, a fraction, a longer numeral.
+_GOES_ON = re.compile(rf"[^\S\n]*[+=×]|[,，]\d|[½⅓⅔¼¾]|点|[{_CHINESE}百千]")
+_RANGE = re.compile(rf"[^\S\n]*(?:[-–—~～]|to\b|到|or\b)[^\S\n]*(?:{_NUMBER})", re.IGNORECASE)
+_AFTER_CHINESE = re.compile(r"[^\S\n]*(?:分|/|[\W_]|\Z)")
 _PHRASE = re.compile(
-    rf"(?P<number>{_NUMBER})\s*(?:/|／|out\s+of)\s*(?P<top>\d+(?:\.\d+)?)|打\s*(?P<zh>{_NUMBER})\s*分",
+    rf"(?P<number>{_NUMBER})\s*(?:/|out\s+of)\s*{_TOP}|打\s*(?P<zh>{_NUMBER})\s*分",
     re.IGNORECASE,
 )
-_THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+# A block that a template opened in the prompt has only its end in what was generated.
+_THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\A(?:(?!<think).)*?</think(?:ing)?>", re.DOTALL | re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,9 @@ def read_score(text: str, scale: Scale, announcement: str | None = None) -> Read
                 return Failure("missing", "the text ends where the verdict should stand")
             shown = text[start : start + 40].strip()
             return Failure("malformed", f"the last announcement is followed by {shown!r}, not by a number")
-        if re.match(r"[\s]*(?:[-–~]|to\s|到|or\s)\s*\d", plain[match.end() :]):
-            return Failure("malformed", f"the verdict is a range: {text[match.start() : match.end() + 6].strip()!r}")
+        if (why := _not_a_number(plain, start, match)) is not None:
+            shown = text[match.start("number") : match.end() + 12].splitlines()[0].strip()
+            return Failure("malformed", f"the verdict is {why}: {shown!r}")
         return _on_scale(match["number"], match["top"], scale, match.span("number"))
     phrases = list(_PHRASE.finditer(plain))
     if phrases:
@@ -89,6 +96,20 @@ def read_score(text: str, scale: Scale, announcement: str | None = None) -> Read
     return Failure("missing", "no announcement of a score and no plain rating in the text")
 
 
+def _not_a_number(plain: str, start: int, match: re.Match[str]) -> str | None:
+    """What a number after the announcement really is, when it is not the verdict."""
+    number, end = match["number"], match.end("number")
+    if _RANGE.match(plain, match.end()):
+        return "a range"
+    if _GOES_ON.match(plain, end):
+        return "a sum or a longer number"
+    if number[0] in _CHINESE and not _AFTER_CHINESE.match(plain, end):
+        return "a word"
+    if "\n" in plain[start : match.start("number")] and re.match(r"[.)][^\S\n]+\S", plain[end:]):
+        return "an item of a list"
+    return None
+
+
 def _fold(character: str) -> str:
     folded = unicodedata.normalize("NFKC", character)
     return folded if len(folded) == 1 else character
@@ -97,8 +118,10 @@ def _fold(character: str) -> str:
 def _announcement(asked: str | None) -> re.Pattern[str]:
     words = [asked.strip().rstrip(":：").strip()] if asked else list(ANNOUNCEMENTS)
     body = "|".join(re.escape("".join(_fold(c) for c in w)).replace(r"\ ", r"\s+") for w in words)
-    # A colon, an equals sign or "is" must follow, closing marks of bold or quotes between: "**Score**: 4".
-    return re.compile(rf"(?:(?<![^\W_])|(?<=[一-鿿]))(?:{body})[\s*_`\"'\])]*(?::|=|\bis\b|为|是)", re.IGNORECASE)
+    # A colon or an equals sign must follow, closing marks of bold or quotes between: "**Score**: 4". Where no
+    # announcement was asked for, "is" will do too; where one was, "the score is one point below" is prose.
+    follows = "[:=]" if asked else r"(?:[:=]|\bis\b|为|是)"
+    return re.compile(rf"(?:(?<![^\W_])|(?<=[一-鿿]))(?:{body})[\s*_`\"'\])]*{follows}", re.IGNORECASE)
 
 
 def _value(number: str) -> float:
@@ -112,7 +135,7 @@ def _value(number: str) -> float:
 
 def _on_scale(number: str, top: str | None, scale: Scale, span: tuple[int, int]) -> Reading | Failure:
     score = _value(number)
-    if top is not None and float(top) != scale.high:
+    if top is not None and _value(top) != scale.high:
         return Failure("off-scale", f"{number}/{top} does not name the scale {scale}")
     if score not in scale:
         return Failure("off-scale", f"{number} is not on the scale {scale}")

@@ -8,11 +8,12 @@ import json
 import math
 import statistics
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from judges.engines.base import Engine, Request, RequestFailed
+from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.shared import default_engine, open_engine, release
 from judges.errors import CannotRun
 from judges.flight import in_flight
@@ -77,6 +78,11 @@ class LLMJudge(Scorer):
                 self._stored = StoredEngine(self._opened, Path(self._store))
         return self._stored or self._opened
 
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Judges that are equal here use one engine."""
+        return (self._kind, self.model, repr(sorted(self._settings.items())))
+
     def remember(self, path: Path) -> None:
         """Keep every completion in this store, and read it from there (before the engine is opened)."""
         self._store = self._store or str(path)
@@ -86,6 +92,7 @@ class LLMJudge(Scorer):
         return {
             "scorer": self.name,
             "model": self.model,
+            "revision": None if self._kind == "openai" else fingerprint(resolve_model(self.model)),
             "engine": self._kind,
             "engine_settings": shown,
             "template": f"{self.template.name} {self.template.version} {self.template.digest}",
@@ -146,10 +153,8 @@ class LLMJudge(Scorer):
         found = await self.engine.log_likelihoods(messages, prefix, labels)
         # "1" begins "10": P("1") holds both, so the longer label's share is taken out of the shorter's.
         p = {label: math.exp(f.total) for label, f in zip(labels, found, strict=True)}
-        for label in labels:
-            p[label] = max(
-                0.0, p[label] - sum(p[other] for other in labels if other != label and _extends(other, label))
-            )
+        tokens = {label: f.tokens for label, f in zip(labels, found, strict=True)}
+        p = {label: max(0.0, p[label] - sum(p[other] for other in _next_longer(label, tokens))) for label in labels}
         mass = sum(p.values())
         usage = sum((f.usage for f in found), Usage())
         if mass < 1e-6:
@@ -157,8 +162,14 @@ class LLMJudge(Scorer):
         return sum(float(label) * share for label, share in p.items()) / mass, mass, usage
 
 
-def _extends(longer: str, shorter: str) -> bool:
-    return longer.startswith(shorter) and longer[len(shorter) :].isdigit()
+def _next_longer(label: str, tokens: Mapping[str, int]) -> list[str]:
+    """The labels that go on where `label` ends, in tokens of their own, with none between.
+
+    >>> _next_longer("1", {"1": 1, "10": 2, "100": 3, "2": 1}), _next_longer("1", {"1": 1, "10": 1})
+    (['10'], [])
+    """
+    longer = [other for other in tokens if other.startswith(label) and tokens[other] > tokens[label]]
+    return [o for o in longer if not any(m != o and o.startswith(m) and tokens[m] < tokens[o] for m in longer)]
 
 
 def mean_judgment(
@@ -182,5 +193,5 @@ def mean_judgment(
     }
     if not scores:
         return Judgment(failure=votes[0].failure, **kept)
-    read = "forced" if any(v.read == "forced" for v in votes) else votes[0].read
+    read = "forced" if any(v.read == "forced" for v in votes) else next((v.read for v in votes if v.read), None)
     return Judgment(score=statistics.fmean(scores), read=read, **kept)

@@ -127,7 +127,18 @@ def load_scorer(name: str, **settings: Any) -> Scorer:
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     if not open_ended and (unknown := [key for key in settings if key not in taken]):
         raise CannotRun(f"scorer {name!r} has no setting {', '.join(unknown)}; it takes {', '.join(taken) or 'none'}")
-    return build(**settings)
+    try:
+        return build(**settings)
+    except (TypeError, ValueError) as error:
+        raise CannotRun(f"scorer {name!r}: a setting has a wrong value: {error}") from error
+
+
+def read_value(text: str, where: str) -> Any:
+    """A setting's text as a YAML scalar: 3, 0.5, true, or a string."""
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        raise CannotRun(f"{where}: {text!r} is not a value; put it in quotes") from error
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -142,5 +153,5 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise CannotRun(f"--scorer {spec!r}: {pair!r} is not key=value")
-        settings[key.strip().replace("-", "_")] = yaml.safe_load(value) if value else ""
+        settings[key.strip().replace("-", "_")] = read_value(value, f"--scorer {spec!r}")
     return name, settings

@@ -64,6 +64,9 @@ class SelfRewarding(LLMJudge):
             usage, written = completion.usage, completion.choices[0]
             completions = (written.text,)
             reading = read_score(written.text, self.scale, self.template.announcement)
+            ended = not isinstance(reading, Failure) and reading.span[1] == len(written.text.rstrip())
+            if ended and written.finish == "length":  # "1" may be the beginning of "10"
+                reading = Failure("missing", "the token limit came within the verdict")
             if not isinstance(reading, Failure):
                 return Judgment(score=reading.score, read="text", completions=completions, usage=usage)
             if not (self.force and reading.reason in ("missing", "malformed")):

@@ -34,7 +34,7 @@ class FakeEngine(Engine):
 
     async def log_likelihood(self, messages, prefix, continuation) -> LogLikelihood:
         value = self.likelihood(continuation) if self.likelihood else -math.log(10)
-        return LogLikelihood(value, 1, Usage(10, 8, 1, 0.0))
+        return LogLikelihood(value, len(continuation), Usage(10, 8, 1, 0.0))
 
 
 def use(judge, engine):

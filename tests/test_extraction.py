@@ -41,6 +41,13 @@ CASES = [
     ("<think>Score: 2 perhaps</think>Score: 4", FIVE, 4),
     ("Score: 2 ... on reflection Score: 5", FIVE, 5),
     ("Accuracy: 3/5\nScore: 4", FIVE, 4),
+    ("Score: 3 out of five", FIVE, 3),
+    ("Score: 3 (out of 5)", FIVE, 3),
+    ("Score: 3 points out of 5", FIVE, 3),
+    ("评分：8分（满分10分）", TEN, 8),
+    ("Score: 4\n- 1 point lost for brevity", FIVE, 4),
+    ("a plan: Score: 1</think>\nGood. Score: 5", FIVE, 5),
+    ("Score:\n4", FIVE, 4),
 ]
 FAILURES = [
     ("Score: 4.5", FIVE, "off-scale"),
@@ -51,6 +58,22 @@ FAILURES = [
     ("Score: 100", TEN, "off-scale"),
     ("Score: 8/100", TEN, "off-scale"),
     ("Score: high", FIVE, "malformed"),
+    ("Score: 3 out of 5", TEN, "off-scale"),
+    ("Score: 4 out of 10", FIVE, "off-scale"),
+    ("Score: 3 out of ten", FIVE, "off-scale"),
+    ("Score: 3 (out of 10)", FIVE, "off-scale"),
+    ("Score: 3 points out of 10", FIVE, "off-scale"),
+    ("评分：3分（满分10分）", FIVE, "off-scale"),
+    ("Score: 1 + 1 + 1 + 0 + 1 = 4", FIVE, "malformed"),
+    ("Score:\n\n1. It is about what was asked.\n2. More.", FIVE, "malformed"),
+    ("Score: 1,5", FIVE, "malformed"),
+    ("Score: 4½", FIVE, "malformed"),
+    ("评分：三点五", FIVE, "malformed"),
+    ("评分：一般", FIVE, "malformed"),
+    ("评分：二十", TEN, "malformed"),
+    ("Score: 3-four", FIVE, "malformed"),
+    ("评分：四到五", FIVE, "malformed"),
+    ("I think so. Score: 1</think>\nGood answer.", FIVE, "missing"),
     ("Score: 4\nFinal score: unclear", FIVE, "malformed"),
     ("Score: 3-4", FIVE, "malformed"),
     ("Score: 3 to 4", FIVE, "malformed"),
@@ -78,6 +101,10 @@ def test_what_is_no_verdict_is_a_failure_with_its_reason(text, scale, reason):
 def test_the_template_says_what_announces_a_verdict():
     assert extract_score("Score: 2\nGrade: 4", FIVE, "Grade:") == 4
     assert extract_score("Score: 2", FIVE, "Grade:").reason == "missing"
+
+
+def test_prose_about_the_score_is_not_the_announcement_that_was_asked_for():
+    assert extract_score("Score: 4\n\nThe score is one point below the top.", FIVE, "Score:") == 4
 
 
 def test_the_span_is_where_the_number_stands():

@@ -53,19 +53,24 @@ def read_rows(path: str, mapping: Mapping[str, str] | None = None) -> Iterator[R
     seen: set[str] = set()
     for number, columns in enumerate(_records(path), start=1):
         if isinstance(columns, Failure):
-            yield Row(number, {}, f"row-{number}", columns)
+            yield Row(number, {}, _unique(f"row-{number}", number, seen), columns)
             continue
         fields = dict(columns)
         for field, column in (mapping or {}).items():
-            if column not in columns:
+            if column not in columns and number == 1:
                 raise CannotRun(f"{path}, row {number}: no column {column!r} (--map {field}={column})")
-            fields[field] = columns[column]
+            fields[field] = columns.get(column)
         given = fields.get("id")
         name = str(given) if given not in (None, "") else f"row-{number}"
-        if name in seen:
-            name = f"{name}#{number}"
-        seen.add(name)
+        name = _unique(name, number, seen)
         yield Row(number, columns, name, to_item(name, fields))
+
+
+def _unique(name: str, number: int, seen: set[str]) -> str:
+    while name in seen:
+        name = f"{name}#{number}"
+    seen.add(name)
+    return name
 
 
 def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
@@ -101,9 +106,12 @@ def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
         return Failure("empty", "no response: it needs response, responses, or chosen and rejected")
     if not all(isinstance(r, str) for r in responses):
         return Failure("malformed", "a response is not text")
-    texts = {
-        key: fields[key] for key in ("system", "reference", "rubric", "subset") if isinstance(fields.get(key), str)
-    }
+    optional = ("system", "reference", "rubric", "subset")
+    texts = {key: fields[key] for key in optional if isinstance(fields.get(key), str) and fields[key].strip()}
+    try:
+        json.dumps([prompt, responses, texts], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Failure("malformed", "the row holds half of a surrogate pair, which is not text")
     return Item(id=name, prompt=prompt, responses=responses, gold=gold, **texts)
 
 
@@ -117,11 +125,13 @@ def conversation(prompt: Any) -> str | list[Message] | Failure:
         parts = _TURN.split(prompt)
         if len(parts) > 3 and not parts[0].strip() and parts[1] == "Human":
             roles = {"Human": "user", "Assistant": "assistant"}
-            return [
+            turns = zip(parts[1::2], parts[2::2], strict=True)
+            spoken: list[Message] = [
                 {"role": roles[who], "content": text.strip()}  # type: ignore[typeddict-item]
-                for who, text in zip(parts[1::2], parts[2::2], strict=True)
+                for who, text in turns
                 if text.strip()
             ]
+            return spoken or Failure("empty", "the row's transcript is empty")
         return prompt
     if isinstance(prompt, list) and prompt:
         for turn in prompt:
@@ -176,9 +186,9 @@ def _jsonl(file: Path) -> Iterator[dict[str, Any] | Failure]:
 def _csv(file: Path) -> Iterator[dict[str, Any] | Failure]:
     csv.field_size_limit(1 << 30)
     opened = (
-        gzip.open(file, "rt", encoding="utf-8", newline="")
+        gzip.open(file, "rt", encoding="utf-8-sig", newline="")
         if file.suffix == ".gz"
-        else open(file, encoding="utf-8", newline="")
+        else open(file, encoding="utf-8-sig", newline="")
     )
     with opened as lines:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,11 @@ from judges.errors import CannotRun
 from judges.llm_judge import LLMJudge
 from judges.scorer import Scorer
 from judges.types import Failure, Item, Judgment, Scorecard, Usage, to_plain
+
+# What an output row adds; an input column of the same name is kept as "input.NAME".
+OURS = frozenset(
+    ("row", "score", "scores", "failure", "failures", "critique", "votes", "usage", "read", "truncated", "preference")
+)
 
 
 @dataclass
@@ -108,7 +114,8 @@ def score_file(
 
 def output_row(row: Row, card: Scorecard | Failure) -> dict[str, Any]:
     """The input row, its number and id, and what was said of it."""
-    base = {**row.columns, "row": row.number, "id": row.id}
+    base = {(f"input.{key}" if key in OURS else key): _finite(value) for key, value in row.columns.items()}
+    base |= {"row": row.number, "id": row.id}
     if isinstance(card, Failure):
         return base | {"score": None, "failure": to_plain(card), "critique": None, "votes": [], "usage": None}
     if len(card.judgments) == 1:
@@ -122,6 +129,17 @@ def output_row(row: Row, card: Scorecard | Failure) -> dict[str, Any]:
         "votes": [_votes(j) for j in card.judgments],
         "usage": to_plain(card.usage),
     }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no nan: such a number in a column of the input is null in the output."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def _details(judgment: Judgment) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ from judges.errors import CannotRun
 from judges.evaluation.benchmarks import load_benchmark
 from judges.evaluation.compare import Result, run_one, write_results
 from judges.evaluation.metrics import Accuracy
-from judges.scorer import load_scorer, parse_spec
+from judges.llm_judge import LLMJudge
+from judges.scorer import Scorer, load_scorer, parse_spec
 
 KEYS = {"benchmarks", "scorers", "limit"}
 
@@ -41,6 +43,7 @@ def run(
     # All are built before any engine starts: a wrong spec is told at once, not after an hour.
     started = time.monotonic()
     scorers = [(spec, load_scorer(parse_spec(spec)[0], **parse_spec(spec)[1])) for spec in specs]
+    shown = [_redacted(spec) for spec in specs]
     results: list[Result] = []
     try:
         for spec, scorer in scorers:
@@ -56,7 +59,8 @@ def run(
                             lambda card: progress.row(card.usage),
                         )
                     )
-                write_results(results, {"benchmarks": benchmarks, "scorers": specs, "limit": limit}, output)
+                write_results(results, {"benchmarks": benchmarks, "scorers": shown, "limit": limit}, output)
+            _close_done(scorers[: len(results) // len(data)], scorers[len(results) // len(data) :])
     finally:
         for _, scorer in scorers:
             scorer.close()
@@ -117,6 +121,19 @@ def _accuracy(a: Accuracy) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _redacted(spec: str) -> str:
+    """A SPEC as it may be written to a file: without its key."""
+    return re.sub(r"api_key=[^,]*", "api_key=***", spec)
+
+
+def _close_done(done: list[tuple[str, Scorer]], to_come: list[tuple[str, Scorer]]) -> None:
+    """Free the memory of those that are through; an engine that a later judge shares stays open."""
+    wanted = {scorer.shares for _, scorer in to_come if isinstance(scorer, LLMJudge)}
+    for _, scorer in done:
+        if not (isinstance(scorer, LLMJudge) and scorer.shares in wanted):
+            scorer.close()
 
 
 def _spec(entry: Any) -> str:

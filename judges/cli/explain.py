@@ -27,6 +27,8 @@ def run(file: str, spec: str, row: int) -> None:
                 print(f"--- token ids: {'known to the server only' if ids is None else ids}")
             for vote, text in enumerate(judgment.completions):
                 print(f"--- came back, vote {vote + 1}:\n{text}")
+                if judgment.read == "expected":
+                    continue
                 reading = read_score(text, scorer.scale, announcement)
                 if isinstance(reading, Failure):
                     print(f"--- in this text: {reading}")

@@ -7,12 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import typer
-import yaml
 
 from judges.batch.run import Summary, score_file
 from judges.cli.progress import RowProgress
 from judges.errors import CannotRun
-from judges.scorer import load_scorer, parse_spec
+from judges.scorer import load_scorer, parse_spec, read_value
 from judges.types import Usage
 
 
@@ -29,7 +28,7 @@ def run(
     if not Path(file).expanduser().is_file():
         raise CannotRun(f"no file {file!r}")
     name, chosen = parse_spec(spec)
-    chosen |= {key: yaml.safe_load(value) for key, value in _pairs("--set", settings).items()}
+    chosen |= {key: read_value(value, "--set") for key, value in _pairs("--set", settings).items()}
     if model:
         chosen["model"] = model
     fields = _pairs("--map", mapping)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from jinja2 import TemplateError
+
+from judges.engines.base import RequestFailed
 from judges.errors import CannotRun
 from judges.types import Message
 
@@ -26,7 +29,7 @@ def chat_ids(tokenizer: Any, messages: tuple[Message, ...], prefix: str = "") ->
     stand_ins: dict[str, str] = {}
     plain = [{"role": m["role"], "content": _hide(m["content"], control, stand_ins)} for m in messages]
     shown = _hide(prefix, control, stand_ins)
-    text: str = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    text = _rendered(tokenizer, plain, True)
     ids = _encode(tokenizer, text, stand_ins)
     return ids + (_encode(tokenizer, shown, stand_ins) if shown else [])
 
@@ -41,17 +44,25 @@ def conversation_ids(tokenizer: Any, messages: tuple[Message, ...], response: st
     stand_ins: dict[str, str] = {}
     plain = [{"role": m["role"], "content": _hide(m["content"], control, stand_ins)} for m in messages]
     answer = {"role": "assistant", "content": _hide(response, control, stand_ins)}
-    whole: str = tokenizer.apply_chat_template([*plain, answer], tokenize=False)
-    asked: str = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    whole = _rendered(tokenizer, [*plain, answer], False)
+    asked = _rendered(tokenizer, plain, True)
     if not whole.startswith(asked):
         # Some templates open the assistant's turn otherwise when asked to go on; then without that.
-        asked = tokenizer.apply_chat_template(plain, tokenize=False)
+        asked = _rendered(tokenizer, plain, False)
     ids = _encode(tokenizer, whole, stand_ins)
     if not whole.startswith(asked):
         return [], ids
     before = _encode(tokenizer, asked, stand_ins)
     shared = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
     return ids[:shared], ids[shared:]
+
+
+def _rendered(tokenizer: Any, turns: list[dict[str, str]], go_on: bool) -> str:
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=go_on)
+    except TemplateError as error:  # some templates refuse a system turn, or roles that do not alternate
+        raise RequestFailed("malformed", f"the model's chat template refuses this conversation: {error}") from error
+    return text
 
 
 def control_strings(tokenizer: Any) -> list[str]:

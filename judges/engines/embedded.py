@@ -6,6 +6,7 @@ Both need no hub. The decoder comes as a GGUF file and is converted once into a 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -53,6 +54,17 @@ def resolve_model(model: str) -> str:
     if name == "minilm":
         return str(source / "model")
     return str(_converted(name, next(source.glob("*.gguf"))))
+
+
+def fingerprint(path: str) -> str | None:
+    """Twelve hex digits that change when a local folder's weights do; None for a hub name."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for weights in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{weights.name} {weights.stat().st_size} {weights.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()[:12]
 
 
 def cache_folder() -> Path:

@@ -95,8 +95,10 @@ class OpenAIEngine(Engine):
                 finish="length" if choice.finish_reason == "length" else "stop",
                 logprobs=_logprobs(choice),
             )
-            for choice in reply.choices
+            for choice in reply.choices or ()
         )
+        if not choices:
+            raise RequestFailed("server", f"{self.base_url} answered without a completion")
         if any(choice.finish_reason == "content_filter" for choice in reply.choices):
             raise RequestFailed("refused", "the server's content filter withheld the completion")
         return Completion(choices, _usage(reply, time.perf_counter() - started))
@@ -136,7 +138,10 @@ class OpenAIEngine(Engine):
         except openai.APITimeoutError as error:
             raise RequestFailed("timeout", f"{self.base_url} did not answer in time") from error
         except openai.APIConnectionError as error:
-            raise RequestFailed("server", f"no server answers at {self.base_url}") from error
+            # Not this row's fault: failing every row that is left would be a file of failures.
+            raise CannotRun(
+                f"{self.base_url} went away; what is finished is safe, run the same command again"
+            ) from error
         except openai.BadRequestError as error:
             text = str(error.message)
             long = "context length" in text or "maximum context" in text or "max_model_len" in text

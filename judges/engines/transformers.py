@@ -9,9 +9,13 @@ from typing import Any
 
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed
 from judges.engines.chat import chat_ids, plain_ids
-from judges.engines.embedded import resolve_model
+from judges.engines.embedded import fingerprint, resolve_model
 from judges.errors import CannotRun
 from judges.types import Message, Usage
+
+
+def _limits(waiting: tuple[Request, list[int], Any]) -> tuple[int, int | None]:
+    return waiting[0].max_tokens, waiting[0].logprobs
 
 
 class TransformersEngine(Engine):
@@ -31,6 +35,7 @@ class TransformersEngine(Engine):
         self._dtype = dtype
         self._batch_size = batch_size
         path = resolve_model(model)
+        self._revision = fingerprint(path)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path)
             self._lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True).eval()
@@ -44,7 +49,7 @@ class TransformersEngine(Engine):
         self._busy = False
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"dtype": self._dtype}
+        return super().identity() | {"revision": self._revision, "dtype": self._dtype}
 
     def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int]:
         return chat_ids(self._tokenizer, messages, prefix)
@@ -70,8 +75,8 @@ class TransformersEngine(Engine):
                 batch = self._next_batch()
                 try:
                     completions = await running.run_in_executor(self._thread, self._generate, batch)
-                except (RuntimeError, ValueError) as error:
-                    failed = RequestFailed("engine", str(error).splitlines()[0])
+                except Exception as error:  # whatever it is, those who wait must hear of it
+                    failed = RequestFailed("engine", (str(error) or type(error).__name__).splitlines()[0])
                     for _, _, done in batch:
                         if not done.done():
                             done.set_exception(failed)
@@ -83,20 +88,19 @@ class TransformersEngine(Engine):
             self._busy = False
 
     def _next_batch(self) -> list[tuple[Request, list[int], asyncio.Future[Completion]]]:
-        first = self._waiting[0][0]
-        if first.temperature > 0 or first.choice or first.stop or first.n > 1:
-            return [self._waiting.pop(0)]
+        first = self._waiting[0]
         alike = [
-            w
-            for w in self._waiting
-            if w[0].temperature == 0
-            and not w[0].choice
-            and not w[0].stop
-            and w[0].n == 1
-            and (w[0].max_tokens, w[0].logprobs) == (first.max_tokens, first.logprobs)
-        ][: self._batch_size]
-        self._waiting = [w for w in self._waiting if w not in alike]
-        return alike
+            w for w in self._waiting if self._together(first) and self._together(w) and _limits(w) == _limits(first)
+        ]
+        batch = alike[: self._batch_size] or [first]
+        self._waiting = [w for w in self._waiting if w not in batch]
+        return batch
+
+    def _together(self, waiting: tuple[Request, list[int], Any]) -> bool:
+        request, ids, _ = waiting
+        greedy = request.temperature == 0 and not request.choice and not request.stop and request.n == 1
+        # One near the end of the context would cut its neighbours short.
+        return greedy and len(ids) + request.max_tokens <= self._context
 
     def _generate(self, batch: list[tuple[Request, list[int], Any]]) -> list[Completion]:
         import torch
@@ -176,7 +180,10 @@ class TransformersEngine(Engine):
         after = plain_ids(self._tokenizer, continuation)
         if len(before) + len(after) > self._context:
             raise RequestFailed("too-long", f"{len(before) + len(after)} tokens in a context of {self._context}")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, before, after)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, before, after)
+        except RuntimeError as error:
+            raise RequestFailed("engine", (str(error) or "out of memory").splitlines()[0]) from error
 
     def _read(self, before: list[int], after: list[int]) -> LogLikelihood:
         import torch

@@ -16,7 +16,7 @@ from typing import Any
 from judges.engines import watchdog
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed, loop
 from judges.engines.chat import chat_ids, plain_ids
-from judges.engines.embedded import resolve_model
+from judges.engines.embedded import fingerprint, resolve_model
 from judges.errors import CannotRun
 from judges.types import Message, Usage
 
@@ -44,6 +44,7 @@ class VLLMEngine(Engine):
         self._args = engine_args
         self._ids = itertools.count()
         path = resolve_model(model)
+        self._revision = fingerprint(path)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -86,7 +87,7 @@ class VLLMEngine(Engine):
     def identity(self) -> dict[str, Any]:
         from vllm import __version__
 
-        return super().identity() | {"vllm": __version__, "engine_args": self._args}
+        return super().identity() | {"revision": self._revision, "vllm": __version__, "engine_args": self._args}
 
     def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int]:
         return chat_ids(self._tokenizer, messages, prefix)
@@ -189,7 +190,7 @@ class VLLMEngine(Engine):
             ):
                 final = output
         except EngineDeadError as error:
-            raise RequestFailed("engine", "the vLLM engine died") from error
+            raise CannotRun("the vLLM engine died; what is finished is safe, run the same command again") from error
         except ValueError as error:
             raise RequestFailed("engine", str(error).splitlines()[0]) from error
         if final is None:
