@@ -141,6 +141,7 @@ def test_closing_the_stream_cancels_what_is_in_flight():
     async def slow(n):
         if n == 0:
             return n
+        started.append(n)
         try:
             await asyncio.sleep(600)
         except asyncio.CancelledError:
