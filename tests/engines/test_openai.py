@@ -65,7 +65,7 @@ def server() -> Iterator[str]:
 @pytest.mark.engine
 def test_against_a_real_server(server):
     engine = OpenAIEngine("small", base_url=server, api_key="secret")
-    completion = run(engine.complete(ask("What is the capital of France?", max_tokens=8)))
+    completion = run(engine.complete(ask("Tell me a long story about the sea.", max_tokens=8)))
     assert completion.choices[0].text and completion.usage.generated_tokens == 8
     assert completion.choices[0].finish == "length"
     forced = run(engine.complete(ask("Rate it.", prefix="Score: ", choice=("1", "2", "3"), max_tokens=4)))
