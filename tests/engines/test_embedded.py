@@ -33,7 +33,7 @@ def test_without_the_package_the_error_says_what_to_install_and_what_to_use_inst
 
 
 def test_a_folder_that_is_no_checkpoint_and_one_that_is_not_there(tmp_path):
-    with pytest.raises(CannotRun, match="no config.json"):
+    with pytest.raises(CannotRun, match=r"no config\.json"):
         embedded.resolve_model(str(tmp_path))
     with pytest.raises(CannotRun, match="no model folder"):
         embedded.resolve_model("./nowhere")
