@@ -9,6 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -103,9 +104,10 @@ def score_file(
 
             rows = islice(read_rows(source, mapping), limit)
             try:
-                for card in scorer.stream(items(rows)):
-                    write(pending.pop(card.id), card)
-                    write_bad()
+                with closing(scorer.stream(items(rows))) as cards:  # type: ignore[type-var]
+                    for card in cards:
+                        write(pending.pop(card.id), card)
+                        write_bad()
                 write_bad()
             except OSError as error:
                 raise CannotRun(f"{output}: {error.strerror}; what is written is safe, run again") from error

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
+from typing import Any
+
+CLOSING_SECONDS = 8.0
+INTERRUPTED = "assay: interrupted; what is finished is on disk, the same command goes on"
 
 
 def main() -> None:
@@ -13,6 +19,7 @@ def main() -> None:
 
     # A closed pipe and a polite kill end a run as Ctrl-C does: engines are closed, what is written stays.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app(standalone_mode=True)
     except CannotRun as error:
@@ -22,5 +29,22 @@ def main() -> None:
         # typer turns Ctrl-C into a silent exit 130
         if isinstance(stop, SystemExit) and stop.code != 130:
             raise
-        print("assay: interrupted; what is finished is on disk, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+        _leave()
+
+
+def _interrupt(*_: Any) -> None:
+    """Close and leave; who is still closing after some seconds, or is asked twice, leaves at once.
+
+    Nothing is lost by that: rows and completions are on disk when they are finished, and the watchdog ends
+    the engine's processes.
+    """
+    signal.signal(signal.SIGINT, lambda *_: _leave())
+    last = threading.Timer(CLOSING_SECONDS, _leave)
+    last.daemon = True
+    last.start()
+    raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(130)
