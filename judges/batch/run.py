@@ -9,7 +9,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -104,10 +103,13 @@ def score_file(
 
             rows = islice(read_rows(source, mapping), limit)
             try:
-                with closing(scorer.stream(items(rows))) as cards:  # type: ignore[type-var]
+                cards = scorer.stream(items(rows))
+                try:
                     for card in cards:
                         write(pending.pop(card.id), card)
                         write_bad()
+                finally:  # cancel what is in flight, where the scorer has something in flight
+                    getattr(cards, "close", lambda: None)()
                 write_bad()
             except OSError as error:
                 raise CannotRun(f"{output}: {error.strerror}; what is written is safe, run again") from error
