@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from judges.engines.base import RequestFailed
 from judges.engines.chat import conversation_ids, plain_ids
+from judges.quality import preferences
 from judges.types import Failure, Item, Message
 
 
@@ -21,32 +23,62 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One preference row, tokenized. `prompt` is the text that train and validation are split by."""
+class Example:
+    """One prompt's responses, tokenized, and its comparisons (the winner's index, the loser's).
+
+    `prompt` is the text that train and validation are split by; `margin` is in units of reward.
+    """
 
     prompt: str
-    chosen: list[int]
-    rejected: list[int]
+    responses: list[Sequence[int]]
+    comparisons: list[tuple[int, int]]
+    margin: float = 0.0
+    subset: str | None = None
+
+
+@dataclass
+class Counts:
+    """What became of the rows: `dropped` holds the numbers of the rows that each reason took."""
+
+    rows: int = 0
+    comparisons: int = 0
+    cut: int = 0
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+
+    def drop(self, reason: str, row: int) -> None:
+        self.dropped.setdefault(reason, []).append(row)
+
+    def __str__(self) -> str:
+        """
+        >>> str(Counts(5, 3, 1, {"equal sides": [2, 4]}))
+        '5 rows, 3 comparisons, 1 prompt cut; dropped 2: equal sides (row 2, 4)'
+        """
+        text = f"{self.rows} rows, {self.comparisons} comparisons, {self.cut} prompt{'s' * (self.cut != 1)} cut"
+        for reason, rows in self.dropped.items():
+            shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+            text += f"; dropped {len(rows)}: {reason} (row {shown})"
+        return text
 
 
 def encode(
-    tokenizer: Any, messages: tuple[Message, ...], response: str, max_length: int, cut_response: bool = False
+    tokenizer: Any, messages: tuple[Message, ...], response: str, max_length: int, add_bos: bool = False
 ) -> Encoded | Failure:
     """Ids of a conversation that ends with `response`, at most `max_length` of them.
 
     Too long: the prompt is cut from the left, behind the tokens that open every sequence. A response that
-    is too long by itself is a Failure, unless it may be cut, at its left end too.
+    is too long by itself is a Failure. `add_bos` opens with BOS where the chat template writes none: some
+    models were trained on the template's text tokenized once more, which adds it.
     """
     try:
         before, prompt, answer = _parts(tokenizer, messages, response)
     except RequestFailed as error:
         return error.failure
+    if add_bos and tokenizer.bos_token_id is not None and before[:1] != [tokenizer.bos_token_id]:
+        before = [tokenizer.bos_token_id, *before]
     room = max_length - len(before) - len(answer)
-    if room < 0 and not cut_response:
+    if room < 0:
         size = len(before) + len(answer)
         return Failure("too-long", f"the response alone takes {size} tokens, the model reads {max_length}")
-    if room < 0:
-        return Encoded(before + answer[-(max_length - len(before)) :], len(prompt))
     kept = prompt[-room:] if room else []
     return Encoded(before + kept + answer, len(prompt) - len(kept))
 
@@ -73,29 +105,74 @@ def _one(first: int | None, second: int | None) -> list[int]:
     return [] if token is None else [token]
 
 
-def encode_pairs(tokenizer: Any, items: Iterable[Item], max_length: int) -> tuple[list[Pair], dict[str, int]]:
-    """Training pairs, and how many rows were cut, dropped as too long, or dropped as having equal sides."""
-    pairs: list[Pair] = []
-    counts = {"rows": 0, "cut": 0, "too long": 0, "equal sides": 0}
-    for item in items:
-        counts["rows"] += 1
-        chosen, rejected = item.responses[0], item.responses[1]
-        if chosen == rejected:
-            counts["equal sides"] += 1
+def encode_items(
+    tokenizer: Any, rows: Iterable[tuple[int, Item | Failure]], max_length: int
+) -> tuple[list[Example], Counts]:
+    """Examples of numbered rows, and what became of the others, with their numbers."""
+    examples: list[Example] = []
+    counts = Counts()
+    for number, item in rows:
+        counts.rows += 1
+        if isinstance(item, Failure):
+            counts.drop(item.message, number)
             continue
-        sides = [encode(tokenizer, item.messages, text, max_length) for text in (chosen, rejected)]
-        if any(isinstance(side, Failure) for side in sides):
-            counts["too long"] += 1
+        told = preferences(item)
+        if not told:
+            counts.drop("no response is said to be better", number)
             continue
-        kept = [side for side in sides if isinstance(side, Encoded)]
-        counts["cut"] += any(side.cut for side in kept)
-        pairs.append(Pair(repr(item.messages), kept[0].ids, kept[1].ids))
-    return pairs, counts
+        apart = [(i, j) for i, j in told if item.responses[i] != item.responses[j]]
+        if not apart:
+            counts.drop("both sides are equal", number)
+            continue
+        sides = [encode(tokenizer, item.messages, text, max_length) for text in item.responses]
+        fits = [i for i, side in enumerate(sides) if isinstance(side, Encoded) and item.responses[i].strip()]
+        kept = [(i, j) for i, j in apart if i in fits and j in fits]
+        if not kept:
+            empty = any(not text.strip() for text in item.responses)
+            counts.drop("a response is empty" if empty else "a response is too long", number)
+            continue
+        used = sorted({i for pair in kept for i in pair})
+        ids = {i: side for i, side in enumerate(sides) if isinstance(side, Encoded)}
+        counts.cut += any(ids[i].cut for i in used)
+        counts.comparisons += len(kept)
+        examples.append(
+            Example(
+                prompt=repr(item.messages),
+                responses=[array("i", ids[i].ids) for i in used],
+                comparisons=[(used.index(i), used.index(j)) for i, j in kept],
+                margin=float(item.meta.get("margin", 0.0)),
+                subset=item.subset,
+            )
+        )
+    return examples, counts
 
 
-def split_by_prompt(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(train, validation): a prompt's rows all fall on one side."""
-    prompts = sorted({pair.prompt for pair in pairs})
+def with_foreign_rejected(
+    rows: Iterable[tuple[int, Item | Failure]], seed: int
+) -> Iterator[tuple[int, Item | Failure]]:
+    """Give each pair a third response, another prompt's chosen one, as a second rejected: what does not
+    answer the question loses, however good it sounds (Liu et al. 2024, arXiv 2409.13156)."""
+    held = list(rows)
+    pool = [
+        (repr(item.messages), item.responses[item.gold.chosen[0]])
+        for _, item in held
+        if isinstance(item, Item) and item.gold is not None and item.gold.chosen
+    ]
+    draw = random.Random(seed)
+    several = len({prompt for prompt, _ in pool}) > 1
+    for number, item in held:
+        if isinstance(item, Item) and several and len(item.responses) == 2 and item.gold and item.gold.chosen:
+            prompt, text = draw.choice(pool)
+            while prompt == repr(item.messages):
+                prompt, text = draw.choice(pool)
+            item = replace(item, responses=[*item.responses, text])
+        yield number, item
+
+
+def split_by_prompt(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(train, validation): a prompt's rows all fall on one side, and neither side is empty where there are
+    two prompts."""
+    prompts = sorted({example.prompt for example in examples})
     random.Random(seed).shuffle(prompts)
-    held = set(prompts[: round(len(prompts) * share)])
-    return [p for p in pairs if p.prompt not in held], [p for p in pairs if p.prompt in held]
+    held = set(prompts[: min(max(1, round(len(prompts) * share)), len(prompts) - 1)])
+    return [e for e in examples if e.prompt not in held], [e for e in examples if e.prompt in held]

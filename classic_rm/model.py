@@ -1,67 +1,238 @@
-"""A sequence classifier with one label: where its reward is read, and how one is begun and kept."""
+"""A sequence classifier with one label: how one is begun, where its reward is read, and how it is kept."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from classic_rm.prefix_sharing import hidden_states
 from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
 
 STATISTICS = "reward_statistics.json"
 PAD = "<|assay_pad|>"
+# What encoders call the dropout before their own classifier.
+_CLASSIFIER_DROPOUT = ("classifier_dropout", "cls_dropout", "seq_classif_dropout")
 
 
-def load_model(model: str, dtype: str = "float32", fresh_head: bool = False, seed: int = 0) -> tuple[Any, Any]:
-    """(model, tokenizer) of a one-label sequence classifier. Raises CannotRun when it is not one.
+@dataclass(frozen=True)
+class Start:
+    """How training begins. `heads` rewards are read from one backbone; `layers` keeps only the first ones of a
+    decoder; `frozen` keeps the embeddings and the first layers as they are; `lora` is the adapters' rank, 0
+    trains every weight."""
 
-    `fresh_head` begins training from a plain language model: the head is drawn from N(0, 0.02), and a
-    tokenizer without a pad token of its own gets one that occurs in no text.
+    base: str = "embedded:minilm"
+    dropout: float = 0.1
+    heads: int = 1
+    layers: int | None = None
+    frozen: int = 0
+    lora: int = 0
+
+
+class RewardNetwork(nn.Module):
+    """Token ids to raw rewards, around a plain sequence classifier, which is what is saved.
+
+    A decoder is read at the last ATTENDED token of each response: transformers looks for the last token that is
+    not the pad token, one too early where pad is also the end of turn. An encoder is read by its own
+    classifier, at its first token.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
+
+    def __init__(self, model: Any, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.config = model.config
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = reads_last_token(model)
+        self._no_split_modules = getattr(model, "_no_split_modules", None)  # how FSDP cuts a model into units
+
+    @property
+    def plain(self) -> Any:
+        """The classifier itself, under adapters where there are some."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rewards of shape (responses, heads), the states they are read from, (responses, size)).
+
+        Either a packed batch (`prefix_sharing.pack`) or padded rows of shape (responses, length), either side.
+        """
+        if not self.decoder:
+            more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            output = self.model(
+                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=self.training, **more
+            )
+            rewards = _reward_of(output)
+            states = output.hidden_states[-1][:, 0] if self.training else rewards
+            return rewards.float(), states
+        plain = self.plain
+        backbone = getattr(plain, plain.base_model_prefix)
+        if segments is not None and position_ids is not None:
+            batch = {"input_ids": input_ids, "position_ids": position_ids, "segments": segments}
+            states = hidden_states(backbone, batch)
+        else:
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
+            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+            hidden = backbone(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+            ).last_hidden_state
+            places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            last = (attention_mask * places).argmax(-1)
+            states = hidden[torch.arange(len(last), device=last.device), last]
+        return plain.score(self.dropout(states)).float(), states
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+        self.model.enable_input_require_grads()  # else a frozen embedding cuts the graph
+
+
+def _reward_of(output: Any) -> torch.Tensor:
+    """The output's `logits`, or `score`, as some models with code of their own call it; shape (rows, heads)."""
+    for name in ("logits", "score"):
+        found = getattr(output, name, None)
+        if isinstance(found, torch.Tensor):
+            return found if found.dim() == 2 else found[:, None]
+    raise CannotRun(f"{type(output).__name__} holds neither logits nor score: not a reward model that Assay reads")
+
+
+def load_model(model: str, dtype: str = "float32", remote_code: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) of a trained reward model. Raises CannotRun when it is not one."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     path = resolve_model(model)
-    logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        config = AutoConfig.from_pretrained(path)
+    with _reading(model):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=remote_code)
         known = str(getattr(config, "architectures", None) or "")
-        if not fresh_head and "SequenceClassification" not in known:
+        own_code = remote_code and "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {})
+        if "SequenceClassification" not in known and not own_code:
             raise CannotRun(f"{model!r} is not a reward model ({known}): train one from it with 'assay train'")
-        if not fresh_head and config.num_labels != 1:
+        heads = read_statistics(path).get("heads", 1)
+        if not own_code and config.num_labels != heads:
             raise CannotRun(f"{model!r} has {config.num_labels} labels; a reward model has one")
-        torch.manual_seed(seed)
-        settings = {"num_labels": 1} if fresh_head else {}
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # a fresh head is what we asked for, not a thing to warn of
         loaded = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, **settings
+            path, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=remote_code
         )
-        logging.set_verbosity(verbosity)
-    except (OSError, ValueError) as error:
-        raise CannotRun(f"cannot load {model!r}: {str(error).splitlines()[0]}") from error
-    if fresh_head:
-        nn.init.normal_(head(loaded).weight, std=0.02)
+        return loaded.eval(), load_tokenizer(path, remote_code)
+
+
+def load_tokenizer(path: str, remote_code: bool = False) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=remote_code)
+
+
+def begin(start: Start, seed: int = 0) -> tuple[Any, Any]:
+    """(model, tokenizer) to train from a plain language model: a head drawn from N(0, 0.02), and a pad token
+    that occurs in no text where the tokenizer has none of its own."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    path = resolve_model(start.base)
+    torch.manual_seed(seed)
+    with _reading(start.base):
+        tokenizer = load_tokenizer(path)
+        config = AutoConfig.from_pretrained(path)
+        config.num_labels = start.heads
+        _ask_dropout(config, start.dropout)
+        if start.layers is not None:
+            if not 1 <= start.layers <= config.num_hidden_layers:
+                raise CannotRun(f"{start.base!r} has {config.num_hidden_layers} layers; --layers is 1 to that")
+            config.num_hidden_layers = start.layers
+        loaded = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=torch.float32, use_safetensors=True
+        )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head(loaded).weight.normal_(std=0.02, generator=generator)
         if head(loaded).bias is not None:
-            nn.init.zeros_(head(loaded).bias)
-        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-            tokenizer.add_special_tokens({"pad_token": PAD})
-            if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
-                loaded.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        loaded.config.pad_token_id = tokenizer.pad_token_id
-    return loaded.eval(), tokenizer
+            head(loaded).bias.zero_()
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
+            loaded.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    loaded.config.pad_token_id = tokenizer.pad_token_id
+    if "token_type_ids" in tokenizer.model_input_names:
+        # Trained without them, so whoever reads the checkpoint must not be given them by its tokenizer.
+        tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n != "token_type_ids"]
+    _freeze(loaded, start.frozen)
+    if start.lora:
+        loaded = _with_adapters(loaded, start.lora)
+    return loaded, tokenizer
+
+
+def _ask_dropout(config: Any, dropout: float) -> None:
+    for name in _CLASSIFIER_DROPOUT:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+
+
+def _freeze(model: Any, layers: int) -> None:
+    """Embeddings and the first layers learn nothing; 0 leaves everything free."""
+    if not layers:
+        return
+    backbone = getattr(model, model.base_model_prefix)
+    stack = getattr(backbone, "layers", None)
+    if stack is None:
+        stack = getattr(getattr(backbone, "encoder", None), "layer", None)
+    if stack is None or layers > len(stack):
+        raise CannotRun(f"--frozen {layers}: {type(model).__name__} has {0 if stack is None else len(stack)} layers")
+    for module in (model.get_input_embeddings(), *stack[:layers]):
+        module.requires_grad_(False)
+
+
+def _with_adapters(model: Any, rank: int) -> Any:
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ImportError as error:
+        raise CannotRun("--lora needs peft: pip install 'assay[train]'") from error
+    name = next(name for name, module in model.named_children() if module is head(model))
+    settings = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        modules_to_save=[name],
+    )
+    return get_peft_model(model, settings)
+
+
+@contextmanager
+def _reading(model: str) -> Iterator[None]:
+    """Quiet while loading, and what goes wrong as one line."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # a fresh head is what we asked for, not a thing to warn of
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        more = "; remote_code=true runs its code" if "trust_remote_code" in str(error) else ""
+        raise CannotRun(f"cannot load {model!r}: {reason[0]}{more}") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def head(model: Any) -> Any:
-    """The last linear layer, hidden size to one."""
-    found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1]
+    """The last linear layer, from the hidden size to the labels."""
+    found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
     if not found:
         raise CannotRun(f"{type(model).__name__} has no linear reward head")
     return found[-1]
@@ -69,30 +240,13 @@ def head(model: Any) -> Any:
 
 def reads_last_token(model: Any) -> bool:
     """A decoder is read at its last token, an encoder (BERT-like) at its first, by its own classifier."""
-    return isinstance(getattr(model, "score", None), nn.Linear)
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    score = getattr(plain, "score", None)
+    return isinstance(getattr(score, "original_module", score), nn.Linear)
 
 
-def rewards_of(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Raw rewards, shape (batch,), of padded rows of shape (batch, length); either padding side.
-
-    A decoder is read at the last ATTENDED token: transformers looks for the last token that is not the pad
-    token, which is one too early where pad is also the end of turn.
-    """
-    if not reads_last_token(model):
-        logits: torch.Tensor = model(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits[:, 0].float()
-    positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-    backbone = getattr(model, model.base_model_prefix)
-    hidden = backbone(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
-    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    last = (attention_mask * places).argmax(-1)
-    rows = torch.arange(len(last), device=last.device)
-    result: torch.Tensor = model.score(hidden.last_hidden_state[rows, last])[:, 0]
-    return result.float()
-
-
-def pad_rows(rows: list[list[int]], pad: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, attention mask) of shape (rows, longest)."""
+def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: str = "right") -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of shape (rows, longest)."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -100,7 +254,7 @@ def pad_rows(rows: list[list[int]], pad: int, side: str = "right") -> tuple[torc
         part = slice(0, len(row)) if side == "right" else slice(longest - len(row), longest)
         ids[i, part] = torch.tensor(row)
         mask[i, part] = 1
-    return ids, mask
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def max_length_of(model: Any, tokenizer: Any) -> int:
@@ -108,21 +262,45 @@ def max_length_of(model: Any, tokenizer: Any) -> int:
     return min(int(limit) for limit in limits if limit)
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, statistics: dict[str, Any]) -> None:
-    """A plain checkpoint, whole or not at all: written beside and renamed."""
+def read_statistics(folder: str | Path) -> dict[str, Any]:
+    """What training measured, kept beside the weights; empty for a checkpoint from elsewhere."""
+    file = Path(folder) / STATISTICS
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, whole under its name or not there at all: filled beside, then renamed.
+
+    Raises CannotRun where it cannot be written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
     try:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        (part / STATISTICS).write_text(json.dumps(statistics, indent=2) + "\n")
+        yield part
         part.chmod(0o755)
         if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old-", dir=folder.parent))
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
             folder.rename(old / "model")
             part.rename(folder)
             shutil.rmtree(old)
         else:
             part.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise CannotRun(f"{folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, statistics: dict[str, Any]) -> None:
+    """A plain checkpoint into `folder`, adapters merged."""
+    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    if plain.config._attn_implementation.startswith("assay"):
+        plain.set_attn_implementation("sdpa")
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_statistics(folder, statistics)
+
+
+def write_statistics(folder: Path, values: dict[str, Any]) -> None:
+    (folder / STATISTICS).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -53,8 +53,8 @@ class Scorer(ABC):
         self.close()
 
 
-def softmax_preference(judgments: Sequence[Judgment]) -> tuple[float, ...] | None:
-    """P(best) under Bradley–Terry: the softmax of the rewards; None when one is missing.
+def softmax_preference(judgments: Sequence[Judgment], temperature: float = 1.0) -> tuple[float, ...] | None:
+    """P(best) under Bradley–Terry: the softmax of the rewards over a temperature; None when one is missing.
 
     >>> softmax_preference([Judgment(score=1.0), Judgment(score=1.0)])
     (0.5, 0.5)
@@ -64,7 +64,7 @@ def softmax_preference(judgments: Sequence[Judgment]) -> tuple[float, ...] | Non
         return None
     values = [s for s in scores if s is not None]
     top = max(values)
-    weights = [math.exp(v - top) for v in values]
+    weights = [math.exp((v - top) / temperature) for v in values]
     return tuple(w / sum(weights) for w in weights)
 
 

