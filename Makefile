@@ -33,9 +33,13 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
 
+# The real judgments that the measurements read; they are not part of the project.
+DATA ?= ../shared/data
 bench: setup
-	@ls tests/benchmarks/*.py >/dev/null 2>&1 || { echo "no side-by-side measurements yet"; exit 1; }
-	@for b in tests/benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@test -d $(DATA) || { echo "no real judgments at $(DATA); give DATA=FOLDER"; exit 1; }
+	$(BIN)/python tests/benchmarks/train_vs_trl.py $(DATA)/hh_bt_train.jsonl
+	$(BIN)/python tests/benchmarks/score_vs_pipeline.py $(DATA)
+	$(BIN)/python tests/benchmarks/overfitting.py $(DATA)/hh_bt_train.jsonl $(DATA)/hh_bt_val.jsonl
 
 lint: setup
 	$(BIN)/ruff check .

@@ -73,10 +73,10 @@ class RewardNetwork(nn.Module):
         Either a packed batch (`prefix_sharing.pack`) or padded rows of shape (responses, length), either side.
         """
         if not self.decoder:
-            more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-            output = self.model(
-                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=self.training, **more
-            )
+            more: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            if self.training:
+                more["output_hidden_states"] = True
+            output = self.model(input_ids=input_ids, attention_mask=attention_mask, **more)
             rewards = _reward_of(output)
             states = output.hidden_states[-1][:, 0] if self.training else rewards
             return rewards.float(), states

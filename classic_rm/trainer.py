@@ -182,10 +182,20 @@ class PairTrainer(Trainer):
         if not self._group:
             return super()._get_train_sampler(train_dataset)
         lengths = [max(map(len, one.example.responses)) for one in train_dataset or self.train_dataset]
-        generator = torch.Generator().manual_seed(self._settings.seed)
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths, generator=generator
-        )
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _LengthGrouped(step, lengths, self.args.seed)
+
+
+class _LengthGrouped(LengthGroupedSampler):
+    """An epoch's order depends on the epoch alone, so that a resumed run sees the batches it would have seen."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self._seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self._seed + epoch)
 
 
 def network_inputs(batch: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +297,10 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError, SafetensorError) as error:
-        raise _told(error, settings, scratch) from error
+        told = _told(error, settings, scratch)
+        if told is None:
+            raise
+        raise told from error
     history = evaluations(trainer.state.log_history)
     best = min(history, key=lambda row: row["eval_loss"])
     trained = Trained(
@@ -300,7 +313,8 @@ def train(
         validation_accuracy=best["eval_accuracy"],
         shares_prompts=why_not,
     )
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    # FSDP holds a model in pieces: all processes together make it whole.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
         _save(state, trainer, tokenizer, settings, output, trained, [one.example for one in held_rows], finish)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -395,7 +409,8 @@ def _last_checkpoint(scratch: Path, fingerprint: str) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _told(error: BaseException, settings: TrainingSettings, scratch: Path) -> BaseException:
+def _told(error: BaseException, settings: TrainingSettings, scratch: Path) -> CannotRun | None:
+    """What the user can do about it; None for what is not theirs to mend."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
         return CannotRun(
@@ -405,11 +420,11 @@ def _told(error: BaseException, settings: TrainingSettings, scratch: Path) -> Ba
     disk = isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in text
     if disk:
         return CannotRun(f"{scratch}: a checkpoint cannot be written: {text.splitlines()[0]}; the one before is whole")
-    return error
+    return None
 
 
 def _save(
-    state: dict[str, torch.Tensor],
+    state: dict[str, torch.Tensor] | None,
     trainer: Trainer,
     tokenizer: Any,
     settings: TrainingSettings,
@@ -420,7 +435,7 @@ def _save(
 ) -> None:
     """Write the checkpoint, read it back, and measure on held-out prompts what its rewards are."""
     network = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.is_fsdp_enabled:  # its own weights are in pieces: a whole model takes them
+    if state is not None:
         model, _ = begin(settings.start, settings.seed)
         network = RewardNetwork(model, 0.0)
         network.load_state_dict(state)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+COMMANDS = ("compare", "score", "train", "filter", "doctor", "explain")
 DOWN = "http://127.0.0.1:9/v1"
 ASSAY = [sys.executable, "-c", "from judges.cli import main; main()"]
 
@@ -17,7 +18,7 @@ def rows(path, *made):
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["score"], ["train"], ["explain"], ["prompts", "render"]])
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS), ["prompts", "render"], ["models", "show"]])
 def test_every_command_has_help_with_an_example(command):
     told = assay(*command, "--help")
     assert told.returncode == 0

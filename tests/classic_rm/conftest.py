@@ -44,23 +44,3 @@ def tiny_encoder(tmp_path_factory) -> Path:
 
     config = BertConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
     return _save(tmp_path_factory.mktemp("tiny") / "encoder", "embedded:minilm", config)
-
-
-def rows(count: int = 48, start: int = 0):
-    """Numbered pairs that can be learned: the chosen response agrees."""
-    from judges.types import Gold, Item
-
-    words = ["river", "stone", "cloud", "lamp", "bread", "chair", "clock", "grass"]
-    return [
-        (
-            i + 1,
-            Item(
-                id=str(i),
-                prompt=f"Say {words[i % 8]} {i}",
-                responses=[f"Yes: {words[i % 8]}", f"No, {words[i % 8]} never"],
-                gold=Gold(chosen=(0,)),
-                subset="even" if i % 2 == 0 else "odd",
-            ),
-        )
-        for i in range(start, start + count)
-    ]

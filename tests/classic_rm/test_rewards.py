@@ -1,25 +1,45 @@
-"""Rewards equal transformers' own, read row by row without padding."""
+"""Rewards equal transformers' own, read row by row without padding, and those of vLLM and TRL."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from classic_rm.data import Pair, encode, split_by_prompt
-from classic_rm.losses import bradley_terry
-from classic_rm.model import load_model, save_model
+from classic_rm.data import encode
+from classic_rm.model import Start, begin, load_tokenizer, save_model
 from judges import Item, load_scorer
-from judges.engines.embedded import resolve_model
-from judges.types import Failure
+from judges.errors import CannotRun
 
 TEXTS = ["Yes.", "It is four, since two and two make four.", "I would rather talk about the weather " * 8, "No"]
+OWN_CODE = """
+from dataclasses import dataclass
+
+import torch
+from transformers import LlamaModel, LlamaPreTrainedModel
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class Out(ModelOutput):
+    score: torch.Tensor = None
+
+
+class Own(LlamaPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None):
+        return Out(score=self.model(input_ids, attention_mask=attention_mask).last_hidden_state[:, 0].sum(-1))
+"""
 ITEMS = [Item(id=str(i), prompt=f"What is {i} + {i}? " * (1 + 5 * i), responses=TEXTS) for i in range(3)]
 
 
 @pytest.fixture(scope="module", params=["decoder", "encoder"])
 def checkpoint(request, tmp_path_factory):
     base = {"decoder": "embedded:smollm2-135m", "encoder": "embedded:minilm"}[request.param]
-    model, tokenizer = load_model(base, fresh_head=True, seed=1)
+    model, tokenizer = begin(Start(base=base), seed=1)
     folder = tmp_path_factory.mktemp("rm") / request.param
     save_model(model, tokenizer, folder, {})
     return folder
@@ -27,86 +47,144 @@ def checkpoint(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(checkpoint):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    return _row_by_row(checkpoint)
 
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+
+def _row_by_row(folder):
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = load_tokenizer(str(folder))
     found = []
     for item in ITEMS:
         for response in item.responses:
             if tokenizer.chat_template:
                 turns = [*item.messages, {"role": "assistant", "content": response}]
-                ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
+                batch = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
             else:
-                ids = tokenizer(item.prompt, response, return_tensors="pt")["input_ids"]
+                batch = tokenizer(item.prompt, response, return_tensors="pt")
             with torch.no_grad():
-                found.append(float(model(ids).logits))
+                found.append(float(model(**batch).logits))
     return found
 
 
+@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_rewards_equal_transformers_row_by_row(checkpoint, reference, side, batch_size):
-    scorer = load_scorer("bradley-terry", model=str(checkpoint), batch_size=batch_size, padding_side=side)
-    cards = scorer.score(ITEMS)
+def test_rewards_equal_transformers_row_by_row(checkpoint, reference, side, batch_size, share):
+    if share and side == "left":
+        pytest.skip("a packed batch has no padding")
+    with load_scorer(
+        "bradley-terry", model=str(checkpoint), batch_size=batch_size, padding_side=side, share_prompts=share
+    ) as scorer:
+        cards = scorer.score(ITEMS)
     assert [j.score for c in cards for j in c.judgments] == pytest.approx(reference, abs=1e-4)
     assert len({round(r, 6) for r in reference}) == len(reference)
 
 
-def test_a_trained_checkpoint_has_a_pad_token_of_its_own(checkpoint):
-    from transformers import AutoTokenizer
+def test_rewards_do_not_depend_on_the_order_or_the_company(checkpoint, reference):
+    split = [
+        Item(id=f"{item.id}-{k}", prompt=item.prompt, responses=[text])
+        for item in reversed(ITEMS)
+        for k, text in enumerate(item.responses)
+    ]
+    with load_scorer("bradley-terry", model=str(checkpoint), batch_size=5) as scorer:
+        found = {card.id: card.judgments[0].score for card in scorer.stream(iter(split))}
+    told = [found[f"{item.id}-{k}"] for item in ITEMS for k in range(len(TEXTS))]
+    assert told == pytest.approx(reference, abs=1e-4)
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    assert tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id
 
+def test_a_pair_encoder_from_elsewhere_gets_the_token_types_that_its_tokenizer_gives(tiny_encoder, tmp_path):
+    from transformers import AutoModelForSequenceClassification
 
-def test_the_prompt_is_cut_from_the_left_and_the_response_never():
-    from transformers import AutoTokenizer
-
-    for name in ("embedded:smollm2-135m", "embedded:minilm"):
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
-        messages = ({"role": "user", "content": "first " + "word " * 200 + "last"},)
-        whole = encode(tokenizer, messages, "the answer ends here", 10_000)
-        cut = encode(tokenizer, messages, "the answer ends here", 64)
-        assert len(cut.ids) == 64 and cut.ids[-30:] == whole.ids[-30:] and cut.cut == len(whole.ids) - 64
-        assert "last" in tokenizer.decode(cut.ids) and "ends here" in tokenizer.decode(cut.ids)
-        assert "first" not in tokenizer.decode(cut.ids)
-        too_long = encode(tokenizer, messages, "word " * 100, 64)
-        assert isinstance(too_long, Failure) and too_long.reason == "too-long"
+    folder = tmp_path / "pairs"
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1).save_pretrained(folder)
+    load_tokenizer(str(tiny_encoder)).save_pretrained(folder)
+    expected = _row_by_row(folder)
+    with load_scorer("bradley-terry", model=str(folder)) as scorer:
+        told = [j.score for card in scorer.score(ITEMS) for j in card.judgments]
+    assert told == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_empty_response_is_a_failure_and_the_rest_is_scored(checkpoint):
-    scorer = load_scorer("bradley-terry", model=str(checkpoint))
-    (card,) = scorer.score([Item(id="a", prompt="q", responses=["fine", " "])])
+    with load_scorer("bradley-terry", model=str(checkpoint)) as scorer:
+        (card,) = scorer.score([Item(id="a", prompt="q", responses=["fine", " "])])
     assert card.judgments[0].score is not None and card.judgments[1].failure.reason == "empty"
     assert card.preference is None
 
 
-def test_the_loss_by_hand():
-    # -log sigmoid(1 - 0.5) = 0.474077; (1 + 0)^2 * 0.01 = 0.01
-    one, zero = torch.tensor([1.0]), torch.tensor([0.0])
-    assert float(bradley_terry(one, zero, margin=0.5, centring=0.01)) == pytest.approx(0.484077, abs=1e-6)
+def test_a_temperature_softens_the_preference(checkpoint):
+    item = Item(id="a", prompt="q", responses=["fine", "no"])
+    with load_scorer("bradley-terry", model=str(checkpoint), temperature=0.01) as scorer:
+        sharp = scorer.score([item])[0]
+    with load_scorer("bradley-terry", model=str(checkpoint), temperature=100) as scorer:
+        soft = scorer.score([item])[0]
+    assert [j.score for j in sharp.judgments] == [j.score for j in soft.judgments]
+    assert abs(soft.preference[0] - 0.5) < abs(sharp.preference[0] - 0.5)
 
 
-def test_train_and_validation_share_no_prompt():
-    pairs = [Pair(f"p{i % 10}", [1], [2]) for i in range(50)]
-    train, held = split_by_prompt(pairs, 0.2, 0)
-    assert len(train) == 40 and len(held) == 10
-    assert not {p.prompt for p in train} & {p.prompt for p in held}
+@pytest.mark.parametrize(
+    "wrong", [{"engine": "paper"}, {"dtype": "int8"}, {"temperature": 0}, {"conservative": 1}, {"batch_size": 0}]
+)
+def test_a_wrong_setting_is_refused_before_anything_is_loaded(checkpoint, wrong):
+    with pytest.raises(CannotRun):
+        load_scorer("bradley-terry", model=str(checkpoint), **wrong)
 
 
-def test_training_learns_what_can_be_learned_and_the_checkpoint_says_the_same(tmp_path):
-    from classic_rm.trainer import TrainingSettings, train
-    from judges.types import Gold
+def test_a_model_with_code_of_its_own_needs_to_be_asked_for(tiny_decoder, tmp_path):
+    import json
+    import shutil
 
-    words = ["river", "stone", "cloud", "lamp", "bread", "chair", "clock", "grass"]
-    items = [
-        Item(id=str(i), prompt=f"Say {w} {i}", responses=[f"Yes: {w}", f"No, {w} never"], gold=Gold(chosen=(0,)))
-        for i, w in enumerate(words * 6)
-    ]
-    settings = TrainingSettings(epochs=4, learning_rate=2e-4, batch_size=8)
-    trained = train(items, settings, tmp_path / "rm")
-    assert trained.validation_accuracy == 1.0 and trained.validation_loss < 0.5
-    with load_scorer("bradley-terry", model=str(tmp_path / "rm")) as scorer:
-        cards = scorer.score(items[:8])
-    assert all(c.judgments[0].score > c.judgments[1].score for c in cards)
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_decoder, folder)
+    (folder / "own.py").write_text(OWN_CODE)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForSequenceClassification": "own.Own"}
+    config["architectures"] = ["Own"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with (
+        pytest.raises(CannotRun, match="not a reward model"),
+        load_scorer("bradley-terry", model=str(folder)) as closed,
+    ):
+        closed.score(ITEMS[:1])
+    with load_scorer("bradley-terry", model=str(folder), remote_code=True) as scorer:
+        card = scorer.score(ITEMS[:1])[0]
+    assert all(j.score is not None for j in card.judgments)
+
+
+def test_trl_evaluates_to_the_same_rewards(checkpoint, reference, tmp_path):
+    from datasets import Dataset
+    from transformers import AutoModelForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    tokenizer = load_tokenizer(str(checkpoint))
+    ids = [encode(tokenizer, item.messages, text, 512).ids for item in ITEMS for text in item.responses]
+    data = Dataset.from_list([{"chosen_ids": a, "rejected_ids": b} for a, b in zip(ids[::2], ids[1::2], strict=True)])
+    trainer = RewardTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(checkpoint),
+        args=RewardConfig(
+            output_dir=str(tmp_path), per_device_eval_batch_size=3, report_to="none", disable_tqdm=True, bf16=False
+        ),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=tokenizer,
+    )
+    batch = trainer.data_collator([data[i] for i in range(len(data))])
+    with torch.no_grad():
+        told = trainer.model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    chosen, rejected = told.chunk(2)
+    assert chosen.tolist() == pytest.approx(reference[::2], abs=1e-3)
+    assert rejected.tolist() == pytest.approx(reference[1::2], abs=1e-3)
+    measured = trainer.evaluate()
+    expected = sum(a > b for a, b in zip(reference[::2], reference[1::2], strict=True)) / len(data)
+    assert measured["eval_accuracy"] == pytest.approx(expected)
+    mean = sum(a - b for a, b in zip(reference[::2], reference[1::2], strict=True)) / len(data)
+    assert measured["eval_margin"] == pytest.approx(mean, abs=1e-3)
+
+
+@pytest.mark.engine
+def test_vllm_pools_to_the_same_rewards(checkpoint, reference):
+    with load_scorer("bradley-terry", model=str(checkpoint), engine="vllm") as scorer:
+        told = [j.score for card in scorer.score(ITEMS) for j in card.judgments]
+    assert told == pytest.approx(reference, abs=1e-3)
