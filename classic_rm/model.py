@@ -169,6 +169,7 @@ def begin(start: Start, seed: int = 0) -> tuple[Any, Any]:
     if "token_type_ids" in tokenizer.model_input_names:
         # Trained without them, so whoever reads the checkpoint must not be given them by its tokenizer.
         tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n != "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what is saved
     _freeze(loaded, start.frozen)
     if start.lora:
         loaded = _with_adapters(loaded, start.lora)

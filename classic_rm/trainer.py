@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 from scipy.optimize import minimize_scalar
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
@@ -235,6 +237,8 @@ def evaluations(log_history: Sequence[dict[str, Any]]) -> list[dict[str, float]]
     """The Trainer's log as one row for each evaluation, with the training measures since the one before."""
     found: dict[int, dict[str, float]] = {}
     for entry in log_history:
+        if "train_runtime" in entry:  # the Trainer's summary of the whole run
+            continue
         row = found.setdefault(int(entry["step"]), {"step": float(entry["step"])})
         row |= {key: value for key, value in entry.items() if isinstance(value, int | float)}
     return [row for row in found.values() if "eval_loss" in row]
@@ -277,10 +281,15 @@ def train(
     why_not = "asked not to" if not settings.share_prompts else "it is an encoder"
     if settings.share_prompts and network.decoder:
         why_not = allow_sharing(network.plain, limit) or ""
-    tell("begin", {"counts": str(counts), "train": len(train_rows), "held": len(held_rows), "why_not": why_not})
+    processes = PartialState()
+    if processes.is_main_process:
+        tell("begin", {"counts": str(counts), "train": len(train_rows), "held": len(held_rows), "why_not": why_not})
 
     scratch = output.with_name(f"{output.name}.training")
-    resume = _last_checkpoint(scratch, _fingerprint(numbered, settings, member))
+    with processes.main_process_first():
+        resume = _last_checkpoint(scratch, _fingerprint(numbered, settings, member))
+    if "tensorboard" in settings.log_to:  # beside the output: the scratch folder goes when the run ends
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output.with_name(f"{output.name}.logs")))
     collate = Collator(tokenizer.pad_token_id, packed=not why_not)
     trainer = PairTrainer(
         model=network,
@@ -318,13 +327,13 @@ def train(
     if trainer.is_world_process_zero():
         _save(state, trainer, tokenizer, settings, output, trained, [one.example for one in held_rows], finish)
         shutil.rmtree(scratch, ignore_errors=True)
+    processes.wait_for_everyone()
     return trained
 
 
 def _arguments(settings: TrainingSettings, scratch: Path, rows: int, seed: int) -> TrainingArguments:
     capable = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    world = max(1, int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1)
-    batches = math.ceil(rows / (settings.batch_size * world))
+    batches = math.ceil(rows / (settings.batch_size * PartialState().num_processes))
     steps = max(1, math.ceil(settings.epochs * math.ceil(batches / settings.accumulation)))
     every = math.ceil(steps / max(1, round(settings.epochs * settings.evaluations)))
     # Not after a handful of steps, which teach nothing about the held-out loss, but once an epoch at least.

@@ -183,6 +183,18 @@ def filter_(
     run(file, output, taken, read_pairs("--map", map_ or []), filters, against or [], quiet)
 
 
+@app.command(epilog="Example: assay doctor embedded:smollm2-135m")
+def doctor(
+    model: Annotated[str, typer.Argument(help="A reward model or judge: a hub name, a folder, or embedded:NAME.")],
+    remote_code: Annotated[bool, typer.Option("--remote-code", help="Run the code that comes with the model.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and faults.")] = False,
+) -> None:
+    """Examine a model from anywhere, with numbers: tokens, head, padding, dtype, ties. Exit 1 if anything is wrong."""
+    from judges.cli.doctor import run
+
+    run(model, remote_code, quiet)
+
+
 @app.command(epilog="Example: assay explain answers.jsonl --row 3 --scorer self-rewarding,votes=1")
 def explain(
     file: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet; or demo.")],

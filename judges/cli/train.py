@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from judges.types import Failure, Gold, Item
 if TYPE_CHECKING:
     from classic_rm.trainer import Trained, TrainingSettings
 
+EVERY_SECONDS = 60.0  # between lines where there is no terminal
 Rows = list[tuple[int, Item | Failure]]
 
 
@@ -47,7 +49,7 @@ def run(
         if if_missing and whole:
             print(f"{output} is there already", file=sys.stderr)
             return
-        if not whole and not (ensemble > 1 and (output / "member-0").is_dir()):
+        if not whole and not (ensemble > 1 and any(output.glob("member-*"))):
             raise CannotRun(f"{output} exists and is not a checkpoint; give another -o")
     rows = list(read_preferences(file, mapping, limit))
     tests = [pair for _, item in read_preferences(test, mapping, None) for pair in as_pairs(item)] if test else []
@@ -62,6 +64,9 @@ def run(
     except ImportError as error:
         raise CannotRun(f"training needs more packages ({error.name}): pip install 'assay[train]'") from error
 
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # what the user can act on, we say
     start = Start(**{name: settings.pop(name) for name in Start.__dataclass_fields__ if name in settings})
     chosen = TrainingSettings(start=start, **settings)
     if ensemble == 1:
@@ -215,6 +220,8 @@ class _Watch:
         self._console = Console(stderr=True, width=None if sys.stderr.isatty() else 120, highlight=False)
         self._bar: Progress | None = None
         self._headed = False
+        self._began: float | None = None
+        self._told = 0.0
 
     def __call__(self, kind: str, values: dict[str, Any]) -> None:
         if self._quiet:
@@ -240,6 +247,13 @@ class _Watch:
 
     def _step(self, step: int, of: int) -> None:
         if not self._console.is_terminal:
+            now = time.monotonic()
+            if self._began is None:
+                self._began = self._told = now
+            elif now - self._told > EVERY_SECONDS and step > 1:
+                self._told = now
+                left = (now - self._began) / (step - 1) * (of - step)
+                self._console.print(f"step {step} of {of}, about {left / 60:.0f} min left", soft_wrap=True)
             return
         if self._bar is None:
             self._bar = Progress(

@@ -8,6 +8,7 @@ import torch
 from classic_rm.data import encode
 from classic_rm.model import Start, begin, load_tokenizer, save_model
 from judges import Item, load_scorer
+from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
 
 TEXTS = ["Yes.", "It is four, since two and two make four.", "I would rather talk about the weather " * 8, "No"]
@@ -181,6 +182,16 @@ def test_trl_evaluates_to_the_same_rewards(checkpoint, reference, tmp_path):
     assert measured["eval_accuracy"] == pytest.approx(expected)
     mean = sum(a - b for a, b in zip(reference[::2], reference[1::2], strict=True)) / len(data)
     assert measured["eval_margin"] == pytest.approx(mean, abs=1e-3)
+
+
+def test_the_template_as_text_tokenized_again_gives_the_same_ids(tmp_path):
+    """RewardBench's way, where the tokenizer adds no BOS of its own."""
+    tokenizer = load_tokenizer(resolve_model("embedded:smollm2-135m"))
+    for item in ITEMS:
+        for response in item.responses:
+            turns = [*item.messages, {"role": "assistant", "content": response}]
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+            assert tokenizer(text)["input_ids"] == encode(tokenizer, item.messages, response, 4096).ids
 
 
 @pytest.mark.engine

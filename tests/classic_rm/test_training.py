@@ -53,18 +53,19 @@ def held_out_loss(folder: Path, numbered, chosen: TrainingSettings) -> float:
         ("decoder", {}, {"share_prompts": False}),
         ("decoder", {"lora": 4}, {"learning_rate": 1e-2}),
         ("decoder", {"heads": 3}, {"uncertainty": True}),
-        ("decoder", {"layers": 1, "frozen": 1}, {}),
-        ("decoder", {}, {"checkpointing": True, "accumulation": 2}),
+        ("decoder", {"layers": 1}, {}),
+        ("decoder", {"frozen": 1}, {}),
+        ("decoder", {}, {"checkpointing": True, "accumulation": 2, "epochs": 12}),
         ("decoder", {}, {"contrast": 0.1, "smoothing": 0.1, "foreign_rejected": True}),
-        ("encoder", {}, {}),
-        ("encoder", {"lora": 4}, {"learning_rate": 1e-2}),
-        ("encoder", {}, {"contrast": 0.1}),
+        ("encoder", {}, {"epochs": 12}),
+        ("encoder", {"lora": 4}, {"learning_rate": 1e-2, "epochs": 12}),
+        ("encoder", {}, {"contrast": 0.1, "epochs": 12}),
     ],
 )
 def test_it_learns_and_the_checkpoint_says_what_training_measured(request, tmp_path, kind, start, more):
     base = request.getfixturevalue(f"tiny_{kind}")
     numbered = rows()
-    chosen = settings(base, start, epochs=5, **more)
+    chosen = settings(base, start, **{"epochs": 5} | more)
     trained = train(numbered, chosen, tmp_path / "rm")
     assert trained.history[-1]["eval_loss"] < 0.6 < trained.history[0]["train_loss"]
     assert trained.validation_loss == min(row["eval_loss"] for row in trained.history)
@@ -182,7 +183,7 @@ from classic_rm.trainer import TrainingSettings, train
 from judges.errors import CannotRun
 
 def tell(kind, values):
-    if kind == "step" and values["step"] == {limit_at}:
+    if (kind == "begin" and {limit_at} == 0) or (kind == "step" and values["step"] == {limit_at}):
         {limit}
 
 chosen = TrainingSettings(start=Start(base=sys.argv[1], dropout=0.2), epochs=2, learning_rate=2e-3,
@@ -250,10 +251,10 @@ def test_a_full_disk_at_the_end_leaves_nothing_under_the_final_name(tmp_path):
 
 
 def test_out_of_memory_says_what_to_do(tiny_decoder, tmp_path):
-    # 200 MB more than what the process holds when the first step is done; the second needs more.
-    held = "int(open('/proc/self/statm').read().split()[0]) * 4096 + 200_000_000"
+    # 100 MB more than what the process holds before the first step; that needs more.
+    held = "int(open('/proc/self/statm').read().split()[0]) * 4096 + 100_000_000"
     limit = f"resource.setrlimit(resource.RLIMIT_AS, ({held}, {held}))"
-    done = run(script(batch=90, limit=limit, limit_at=1, long=120), tiny_decoder, tmp_path / "rm")
+    done = run(script(batch=180, limit=limit, long=120), tiny_decoder, tmp_path / "rm")
     assert done.returncode == 2, done.stderr[-2000:]
-    assert "out of memory at batch size 90" in done.stderr and "--accumulation" in done.stderr
+    assert "out of memory at batch size 180" in done.stderr and "--accumulation" in done.stderr
     assert not (tmp_path / "rm").exists()

@@ -1,0 +1,118 @@
+"""`assay train` from a file to a folder that says what it holds."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from classic_rm_rows import rows
+
+ASSAY = [sys.executable, "-c", "from judges.cli import main; main()"]
+
+
+def assay(*arguments, **more):
+    return subprocess.run([*ASSAY, *map(str, arguments)], capture_output=True, text=True, **more)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    pairs = [
+        {"prompt": i.prompt, "chosen": i.responses[0], "rejected": i.responses[1], "subset": i.subset}
+        for _, i in rows(60)
+    ]
+    bad = [{"prompt": "same", "chosen": "x", "rejected": "x"}, {"prompt": "half", "chosen": "x"}]
+    write(folder / "train.jsonl", [*pairs[:20], *bad, *pairs[20:]])
+    write(folder / "test.jsonl", pairs[:12])
+    ranked = [
+        {"question": p["prompt"], "answers": [p["rejected"], p["chosen"], p["rejected"] + "!"], "worth": [1, 3, 2]}
+        for p in pairs
+    ]
+    write(folder / "ranked.jsonl", ranked)
+    return folder
+
+
+def write(path, made):
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+
+
+def quick(base):
+    return ["--base", base, "--learning-rate", "2e-3", "--epochs", "3", "--batch-size", "8", "--max-length", "128"]
+
+
+def test_it_leaves_a_checkpoint_a_plot_and_a_card_with_counts_and_subsets(files, tiny_decoder, tmp_path):
+    out = tmp_path / "rm"
+    done = assay(
+        "train", files / "train.jsonl", "--test", files / "test.jsonl", *quick(tiny_decoder), "--quality", "-o", out
+    )
+    assert done.returncode == 0, done.stderr
+    assert "filters took 1 of 62 rows (1 similar)" in done.stderr
+    assert "each prompt computed once" in done.stderr and "(row 22)" in done.stderr
+    assert "step" in done.stderr and "held-out" in done.stderr
+    card = (out / "README.md").read_text()
+    for expected in ("61 rows, 60 comparisons", "| even |", "| odd |", "bag of words", "length", "Kept: step"):
+        assert expected in card
+    assert (out / "training.png").read_bytes()[:4] == b"\x89PNG"
+    assert "test" in done.stdout and "| all | 12 |" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rm", "rm.taken.jsonl"]
+    again = assay("train", files / "train.jsonl", *quick(tiny_decoder), "-o", out, "--if-missing")
+    assert again.returncode == 0 and "is there already" in again.stderr
+
+
+def test_ranked_responses_and_an_ensemble(files, tiny_decoder, tmp_path):
+    columns = ["--map", "prompt=question", "--map", "responses=answers", "--map", "scores=worth"]
+    out = tmp_path / "rm"
+    done = assay(
+        "train", files / "ranked.jsonl", *columns, *quick(tiny_decoder), "--ensemble", "2", "-o", out, "--quiet"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "180 comparisons" in (out / "member-1" / "README.md").read_text()
+    write(tmp_path / "some.jsonl", [{"prompt": "Say river 0", "responses": ["Yes: river", "No, river never"]}])
+    scored = assay(
+        "score",
+        tmp_path / "some.jsonl",
+        "--scorer",
+        f"bradley-terry,model={out},conservative=1",
+        "-o",
+        tmp_path / "o.jsonl",
+    )
+    assert scored.returncode == 0, scored.stderr
+    first, second = json.loads((tmp_path / "o.jsonl").read_text())["scores"]
+    assert first > second
+
+
+def test_ctrl_c_leaves_in_seconds_and_the_same_command_goes_on(files, tiny_decoder, tmp_path):
+    command = ["train", files / "train.jsonl", *quick(tiny_decoder)[:-6], "--epochs", "40", "--patience", "99"]
+    command += ["--max-length", "128", "-o", tmp_path / "rm"]
+    running = subprocess.Popen([*ASSAY, *map(str, command)], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("rm.training/checkpoint-*/trainer_state.json")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert running.wait(timeout=30) == 130 and time.monotonic() - began < 15
+    assert not (tmp_path / "rm").exists() and "Traceback" not in running.stderr.read()
+    done = assay(*command)
+    assert done.returncode == 0, done.stderr
+    first = next(line for line in done.stderr.splitlines() if line.strip()[:1].isdigit() and "rows" not in line)
+    assert int(first.split()[0]) > 3, "it began again"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["missing.jsonl"], "no file"),
+        (["train.jsonl", "--map", "chosen=nothing"], "no column 'nothing'"),
+        (["train.jsonl", "--base", "no/such-model"], "no/such-model"),
+        (["train.jsonl", "--base", "embedded:smollm2-135m", "--layers", "99"], "30 layers"),
+        (["train.jsonl", "--uncertainty"], "two heads"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(files, tmp_path, more, told):
+    done = assay("train", files / more[0], *more[1:], "-o", tmp_path / "rm", env=None)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
