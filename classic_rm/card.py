@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from classic_rm.trainer import Trained, TrainingSettings
+from classic_rm.settings import TrainingSettings
+from classic_rm.training import Trained
 
 PLOT = "training.png"
 

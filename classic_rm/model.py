@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from classic_rm.prefix_sharing import hidden_states
+from classic_rm.settings import Start
 from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
 
@@ -23,20 +23,6 @@ STATISTICS = "reward_statistics.json"
 PAD = "<|assay_pad|>"
 # What encoders call the dropout before their own classifier.
 _CLASSIFIER_DROPOUT = ("classifier_dropout", "cls_dropout", "seq_classif_dropout")
-
-
-@dataclass(frozen=True)
-class Start:
-    """How training begins. `heads` rewards are read from one backbone; `layers` keeps only the first ones of a
-    decoder; `frozen` keeps the embeddings and the first layers as they are; `lora` is the adapters' rank, 0
-    trains every weight."""
-
-    base: str = "embedded:minilm"
-    dropout: float = 0.1
-    heads: int = 1
-    layers: int | None = None
-    frozen: int = 0
-    lora: int = 0
 
 
 class RewardNetwork(nn.Module):
@@ -125,9 +111,20 @@ def load_model(model: str, dtype: str = "float32", remote_code: bool = False) ->
         heads = read_statistics(path).get("heads", 1)
         if not own_code and config.num_labels != heads:
             raise CannotRun(f"{model!r} has {config.num_labels} labels; a reward model has one")
-        loaded = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=remote_code
+        if getattr(config, "quantization_config", None):
+            raise CannotRun(f"{model!r} holds quantised weights: use engine=vllm, or the full weights")
+        loaded, about = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=remote_code,
+            output_loading_info=True,
         )
+        if absent := sorted(about["missing_keys"]):
+            raise CannotRun(
+                f"{model!r} lacks weights, which would be drawn at random: {', '.join(absent[:3])};"
+                " it was not trained as a reward model, or not saved as one"
+            )
         return loaded.eval(), load_tokenizer(path, remote_code)
 
 

@@ -25,7 +25,8 @@ from judges.scorer import Scorer
 from judges.types import Failure, Gold, Item
 
 if TYPE_CHECKING:
-    from classic_rm.trainer import Trained, TrainingSettings
+    from classic_rm.settings import TrainingSettings
+    from classic_rm.training import Trained
 
 EVERY_SECONDS = 60.0  # between lines where there is no terminal
 Rows = list[tuple[int, Item | Failure]]
@@ -59,8 +60,8 @@ def run(
         import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
 
-        from classic_rm.model import Start
-        from classic_rm.trainer import TrainingSettings, train
+        from classic_rm.settings import Start, TrainingSettings
+        from classic_rm.training import train
     except ImportError as error:
         raise CannotRun(f"training needs more packages ({error.name}): pip install 'assay[train]'") from error
 

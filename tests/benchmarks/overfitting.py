@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 from classic_rm.ensemble import write_ensemble
-from classic_rm.model import Start
-from classic_rm.trainer import Trained, TrainingSettings, train
+from classic_rm.settings import Start, TrainingSettings
+from classic_rm.training import Trained, train
 from judges import Item, load_scorer
 from judges.batch.readers import read_rows
 from judges.evaluation.metrics import pair_accuracy

@@ -99,7 +99,8 @@ def worker(name: str, folder: Path, rows: Path, batch: int, in_order: bool) -> d
         from classic_rm.data import Example
         from classic_rm.model import RewardNetwork, load_model
         from classic_rm.prefix_sharing import allow_sharing
-        from classic_rm.trainer import Collator, Numbered, PairTrainer, TrainingSettings, network_inputs
+        from classic_rm.settings import TrainingSettings
+        from classic_rm.trainer import Collator, Numbered, PairTrainer, network_inputs
 
         model, tokenizer = load_model(str(folder / "model"))
         network = RewardNetwork(model, dropout=0.0)
@@ -165,8 +166,9 @@ def main() -> None:
     import random
 
     from classic_rm.data import encode_items
-    from classic_rm.model import Start, begin, save_model
+    from classic_rm.model import begin, save_model
     from classic_rm.prefix_sharing import share
+    from classic_rm.settings import Start
     from judges.batch.readers import read_rows
 
     with tempfile.TemporaryDirectory() as made:

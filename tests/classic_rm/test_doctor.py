@@ -9,7 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from classic_rm.doctor import examine
-from classic_rm.model import Start, begin, head, save_model
+from classic_rm.model import begin, head, save_model
+from classic_rm.settings import Start
 from judges.cli.app import app
 from judges.errors import CannotRun
 

@@ -8,8 +8,9 @@ import pytest
 from classic_rm_rows import rows
 
 from classic_rm.ensemble import members_of, write_ensemble
-from classic_rm.model import Start, read_statistics
-from classic_rm.trainer import TrainingSettings, train
+from classic_rm.model import read_statistics
+from classic_rm.settings import Start, TrainingSettings
+from classic_rm.training import train
 from judges import load_scorer
 from judges.errors import CannotRun
 

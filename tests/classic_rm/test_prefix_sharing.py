@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classic_rm.model import RewardNetwork, Start, begin, pad_rows
+from classic_rm.model import RewardNetwork, begin, pad_rows
 from classic_rm.prefix_sharing import ATTENTION, Layout, Row, allow_sharing, pack, share, visible
+from classic_rm.settings import Start
 
 ids = st.lists(st.integers(0, 5), min_size=1, max_size=12)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from classic_rm.data import encode
-from classic_rm.model import Start, begin, load_tokenizer, save_model
+from classic_rm.model import begin, load_tokenizer, save_model
+from classic_rm.settings import Start
 from judges import Item, load_scorer
 from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
@@ -131,6 +132,21 @@ def test_a_temperature_softens_the_preference(checkpoint):
 def test_a_wrong_setting_is_refused_before_anything_is_loaded(checkpoint, wrong):
     with pytest.raises(CannotRun):
         load_scorer("bradley-terry", model=str(checkpoint), **wrong)
+
+
+def test_a_checkpoint_without_its_head_is_refused(tiny_decoder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, tokenizer = begin(Start(base=str(tiny_decoder)))
+    save_model(model, tokenizer, tmp_path, {})
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with (
+        pytest.raises(CannotRun, match=r"lacks weights.*score\.weight"),
+        load_scorer("bradley-terry", model=str(tmp_path)) as scorer,
+    ):
+        scorer.score(ITEMS[:1])
 
 
 def test_a_model_with_code_of_its_own_needs_to_be_asked_for(tiny_decoder, tmp_path):

@@ -17,9 +17,10 @@ import torch
 from classic_rm_rows import rows
 
 from classic_rm.data import encode_items, split_by_prompt
-from classic_rm.model import Start, load_tokenizer, read_statistics, whole_folder
+from classic_rm.model import load_tokenizer, read_statistics, whole_folder
 from classic_rm.reward_model import RewardModel
-from classic_rm.trainer import TrainingSettings, train
+from classic_rm.settings import Start, TrainingSettings
+from classic_rm.training import train
 from judges import load_scorer
 from judges.errors import CannotRun
 from judges.types import Gold, Item
@@ -178,8 +179,9 @@ import json, resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from classic_rm_rows import rows
-from classic_rm.model import Start
-from classic_rm.trainer import TrainingSettings, train
+from classic_rm.settings import Start
+from classic_rm.settings import TrainingSettings
+from classic_rm.training import train
 from judges.errors import CannotRun
 
 def tell(kind, values):

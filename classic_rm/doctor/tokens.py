@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from classic_rm.data import Encoded, encode
-from classic_rm.doctor_texts import CONVERSATIONS, SHORT
+from classic_rm.doctor.patient import Finding, Patient, Refused, Row
+from classic_rm.doctor.texts import CONVERSATIONS, SHORT
 from classic_rm.model import PAD
-from classic_rm.patient import Finding, Patient, Refused, Row
 from judges.engines.base import RequestFailed
 from judges.engines.chat import chat_ids, conversation_ids
 from judges.types import Message

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from classic_rm.data import Encoded, encode
-from classic_rm.doctor_texts import CONVERSATIONS, SHORT
+from classic_rm.doctor.texts import CONVERSATIONS, SHORT
 from classic_rm.ensemble import members_of
 from classic_rm.model import pad_rows, read_statistics, reads_last_token
 from judges.engines.embedded import resolve_model

@@ -10,10 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from classic_rm.doctor_texts import CONVERSATIONS
-from classic_rm.doctor_weights import quantised
-from classic_rm.model import head, pad_rows
-from classic_rm.patient import (
+from classic_rm.doctor.patient import (
     Finding,
     Level,
     Patient,
@@ -22,6 +19,9 @@ from classic_rm.patient import (
     moved,
     room_for,
 )
+from classic_rm.doctor.texts import CONVERSATIONS
+from classic_rm.doctor.weights import quantised
+from classic_rm.model import head, pad_rows
 from classic_rm.reward_model import RewardModel
 from judges.errors import CannotRun
 

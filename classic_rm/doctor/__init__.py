@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from classic_rm.doctor_judge import (
+from classic_rm.doctor.judge import (
     check_context,
     check_end,
     check_first_token,
@@ -16,10 +16,10 @@ from classic_rm.doctor_judge import (
     check_judge_pad,
     check_loaded,
 )
-from classic_rm.doctor_rewards import check_assay, check_batch, check_dtype, check_head, check_place
-from classic_rm.doctor_tokens import check_bos, check_pad, check_template, check_truncation
-from classic_rm.doctor_weights import check_weights
-from classic_rm.patient import Finding, Level, Patient, Refused, first_line, quiet
+from classic_rm.doctor.patient import Finding, Level, Patient, Refused, first_line, quiet
+from classic_rm.doctor.rewards import check_assay, check_batch, check_dtype, check_head, check_place
+from classic_rm.doctor.tokens import check_bos, check_pad, check_template, check_truncation
+from classic_rm.doctor.weights import check_weights
 from judges.known import find
 
 __all__ = ["Finding", "Level", "examine"]

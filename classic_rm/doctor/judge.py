@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from classic_rm.doctor_texts import CONVERSATIONS
-from classic_rm.doctor_tokens import UNSET, asked
-from classic_rm.patient import Finding, Patient, Refused
+from classic_rm.doctor.patient import Finding, Patient, Refused
+from classic_rm.doctor.texts import CONVERSATIONS
+from classic_rm.doctor.tokens import UNSET, asked
 from judges.engines.base import RequestFailed
 from judges.engines.chat import conversation_ids
 
