@@ -95,13 +95,13 @@ def measure(title: str, items: list[Item], folder: str) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("data", type=Path)
-    options.add_argument("--prompts", type=int, default=32)
+    options.add_argument("--prompts", type=int, default=24, help="of hh_bt_val; a third as many of qa_feedback")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model, tokenizer = begin(Start(base="embedded:smollm2-135m"))
         save_model(model, tokenizer, Path(folder), {})
         measure("hh_bt_val, 8 candidates", hh_items(given.data / "hh_bt_val.jsonl", given.prompts), folder)
-        measure("qa_feedback, its 4", qa_items(given.data / "qa_feedback.jsonl", given.prompts), folder)
+        measure("qa_feedback, its 4", qa_items(given.data / "qa_feedback.jsonl", max(1, given.prompts // 3)), folder)
 
 
 if __name__ == "__main__":

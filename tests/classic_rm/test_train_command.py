@@ -85,6 +85,31 @@ def test_ranked_responses_and_an_ensemble(files, tiny_decoder, tmp_path):
     assert first > second
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_one_model(files, tiny_decoder, tmp_path, kind):
+    """On CPUs, over gloo: what can be tried without GPUs of `accelerate launch`."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    if kind == "fsdp":
+        launch += ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
+        launch += [
+            "--fsdp_transformer_layer_cls_to_wrap",
+            "LlamaDecoderLayer",
+            "--fsdp_state_dict_type",
+            "FULL_STATE_DICT",
+        ]
+    out = tmp_path / "rm"
+    command = [*launch, "-m", "judges.cli", "train", files / "train.jsonl", *quick(tiny_decoder), "-o", out]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("rows to train on") == 1
+    scored = assay("score", files / "test.jsonl", "--scorer", f"bradley-terry,model={out}", "-o", tmp_path / "o.jsonl")
+    assert scored.returncode == 0, scored.stderr
+    found = [json.loads(line)["scores"] for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert sum(a > b for a, b in found) >= 10
+
+
 def test_ctrl_c_leaves_in_seconds_and_the_same_command_goes_on(files, tiny_decoder, tmp_path):
     command = ["train", files / "train.jsonl", *quick(tiny_decoder)[:-6], "--epochs", "40", "--patience", "99"]
     command += ["--max-length", "128", "-o", tmp_path / "rm"]

@@ -1,0 +1,5 @@
+"""`python -m judges.cli`, and so `accelerate launch -m judges.cli train …`."""
+
+from judges.cli import main
+
+main()
