@@ -15,14 +15,15 @@ from judges.types import Failure, Message
 MEMBERS = "ensemble.json"
 
 
-def members_of(folder: str | Path) -> list[Path]:
-    """The members of an ensemble's folder; empty for a folder that holds one model.
+def members_of(model: str | Path) -> list[Path]:
+    """The members of an ensemble's folder; empty for a folder that holds one model, and for any other name.
 
     Raises CannotRun when a member is not there."""
-    file = Path(folder) / MEMBERS
+    folder = Path(model).expanduser()
+    file = folder / MEMBERS
     if not file.is_file():
         return []
-    found = [Path(folder) / name for name in json.loads(file.read_text(encoding="utf-8"))["members"]]
+    found = [folder / name for name in json.loads(file.read_text(encoding="utf-8"))["members"]]
     for member in found:
         if not (member / "config.json").is_file():
             raise CannotRun(f"{file} names {member.name}, which is not there")

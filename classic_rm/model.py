@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ class RewardNetwork(nn.Module):
             states = hidden[torch.arange(len(last), device=last.device), last]
         return plain.score(self.dropout(states)).float(), states
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+    def gradient_checkpointing_enable(self, **how: Any) -> None:
+        self.model.gradient_checkpointing_enable(**how)
         self.model.enable_input_require_grads()  # else a frozen embedding cuts the graph
 
 
@@ -217,6 +218,7 @@ def _reading(model: str) -> Iterator[None]:
 
     verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
+    getLogger("huggingface_hub").setLevel("ERROR")  # it tells of every retry
     logging.set_verbosity_error()  # a fresh head is what we asked for, not a thing to warn of
     try:
         yield

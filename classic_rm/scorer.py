@@ -57,8 +57,9 @@ class BradleyTerryScorer(Scorer):
             raise CannotRun(f"dtype is float32, bfloat16 or float16, not {dtype!r}")
         if batch_size < 1:
             raise CannotRun("batch_size is at least 1")
-        path = resolve_model(model)  # a wrong name is told now, the weights are loaded when first needed
-        members = members_of(path)
+        # A wrong name is told now, the weights are loaded when first needed.
+        members = members_of(model)
+        path = model if members else resolve_model(model)
         if conservative and not members and read_statistics(path).get("heads", 1) < 2:
             raise CannotRun(f"conservative={conservative} needs an ensemble, and {model!r} holds one model")
         if temperature is not None and not temperature > 0:

@@ -110,9 +110,9 @@ class Patient:
         from transformers import AutoConfig, AutoTokenizer
 
         self.name, self.remote_code = name, remote_code
-        self.path = resolve_model(name)
-        if members := members_of(self.path):
+        if members := members_of(name):
             raise CannotRun(f"{name!r} is an ensemble: examine its members one by one, {members[0].name} first")
+        self.path = resolve_model(name)
         with reading(name):
             self.config: Any = AutoConfig.from_pretrained(self.path, trust_remote_code=remote_code)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(self.path, trust_remote_code=remote_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -138,6 +139,7 @@ def test_ctrl_c_leaves_in_seconds_and_the_same_command_goes_on(files, tiny_decod
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(files, tmp_path, more, told):
-    done = assay("train", files / more[0], *more[1:], "-o", tmp_path / "rm", env=None)
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = assay("train", files / more[0], *more[1:], "-o", tmp_path / "rm", env=offline)
     assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2

@@ -207,7 +207,7 @@ def run(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+@pytest.mark.parametrize("kind", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_killed_in_mid_epoch_and_resumed_it_ends_like_an_uninterrupted_run(request, kind, tmp_path):
     base = request.getfixturevalue(f"tiny_{kind}")
     whole = run(script(), base, tmp_path / "whole")
@@ -227,7 +227,7 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_like_an_uninterrupted_run(reque
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     for one, other in zip(found, expected, strict=True):
         assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-4)
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert one.get("loss") == pytest.approx(other.get("loss"), abs=1e-4)
     from safetensors.torch import load_file
 
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
