@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from classic_rm.data import Encoded, encode
+from classic_rm.model import load_tokenizer
 from classic_rm.reward_model import Ids
 from judges.engines import watchdog
 from judges.engines.embedded import resolve_model
@@ -16,7 +17,7 @@ from judges.types import Failure, Message
 
 class PoolingModel:
     """A one-label sequence classifier in vLLM, without a sigmoid; what responses begin with comes from its
-    prefix cache. `engine_args` go to vLLM as they are and win over what is chosen here."""
+    prefix cache."""
 
     def __init__(
         self,
@@ -24,23 +25,28 @@ class PoolingModel:
         max_length: int | None = None,
         dtype: str = "float32",
         add_bos: bool = False,
-        **engine_args: Any,
     ) -> None:
+        from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
         self._add_bos = add_bos
         path = resolve_model(model)
+        self.tokenizer: Any = load_tokenizer(path)
+        encoder = AutoConfig.from_pretrained(path).model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        if encoder and "token_type_ids" in self.tokenizer.model_input_names:
+            raise CannotRun(f"{model!r} reads token types, which vLLM is not given here: use engine=transformers")
         on_cpu = quiet_environment()
         settings: dict[str, Any] = {
             "model": path,
             "runner": "pooling",
             "dtype": dtype,
-            "enable_prefix_caching": True,
+            "enable_prefix_caching": not encoder,  # an encoder keeps nothing that could be cached
             "disable_log_stats": True,
         }
         if on_cpu:
             settings |= cpu_settings(max_length or 0) | {"dtype": dtype}
         if max_length:
             settings["max_model_len"] = max_length
-        settings |= engine_args
         from vllm import LLM
 
         try:
@@ -51,7 +57,6 @@ class PoolingModel:
             raise CannotRun(
                 f"vLLM could not start {model!r}: {reason[0]} (VLLM_LOGGING_LEVEL=INFO shows more)"
             ) from error
-        self.tokenizer = self._engine.get_tokenizer()
         self.max_length = int(self._engine.model_config.max_model_len)
 
     def encode(self, messages: tuple[Message, ...], response: str) -> Encoded | Failure:
