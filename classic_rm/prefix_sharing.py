@@ -134,6 +134,9 @@ def shared_prefix_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return found
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"its attention uses {name}")
     if query.is_cuda:
         from transformers.integrations.flex_attention import flex_attention_forward
 
@@ -228,7 +231,8 @@ def allow_sharing(model: Any, max_length: int) -> str | None:
             return None
         reason = "its hidden states differ when a prompt is shared"
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = f"it does not take a packed batch ({str(error).splitlines()[0][:80]})"
+        told = str(error).splitlines() or [type(error).__name__]
+        reason = f"it does not take a packed batch ({told[0][:80]})"
     finally:
         model.train(training)
     model.set_attn_implementation(before)

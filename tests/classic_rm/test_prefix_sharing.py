@@ -115,6 +115,13 @@ def test_a_window_that_cuts_the_prompt_off_is_not_shared(tiny_decoder):
     assert model.config._attn_implementation == before
 
 
+def test_attention_that_does_more_than_ours_is_not_shared(tiny_decoder):
+    model, _ = begin(Start(base=str(tiny_decoder)))
+    forward = model.model.forward
+    model.model.forward = lambda *given, **named: forward(*given, softcap=50.0, **named)
+    assert "softcap" in allow_sharing(model, 512)
+
+
 def test_a_model_that_ignores_the_layout_is_left_as_it_was(tiny_decoder):
     model, _ = begin(Start(base=str(tiny_decoder)))
     forward = model.model.forward

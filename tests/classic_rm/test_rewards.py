@@ -211,6 +211,9 @@ def test_the_template_as_text_tokenized_again_gives_the_same_ids(tmp_path):
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize(
+    "checkpoint", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)], indirect=True, scope="module"
+)
 def test_vllm_pools_to_the_same_rewards(checkpoint, reference):
     with load_scorer("bradley-terry", model=str(checkpoint), engine="vllm") as scorer:
         told = [j.score for card in scorer.score(ITEMS) for j in card.judgments]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,10 @@ import time
 
 import pytest
 from classic_rm_rows import rows
+
+from judges import Item, load_scorer
+from judges.cli.train import run
+from judges.errors import CannotRun
 
 ASSAY = [sys.executable, "-c", "from judges.cli import main; main()"]
 
@@ -35,6 +38,22 @@ def files(tmp_path_factory):
     ]
     write(folder / "ranked.jsonl", ranked)
     return folder
+
+
+def train_here(file, output, mapping=None, ensemble=1, **settings):
+    """The command without a process of its own, which costs seconds to import torch."""
+    run(
+        file,
+        output,
+        settings,
+        mapping=mapping or {},
+        test=None,
+        limit=None,
+        ensemble=ensemble,
+        quality=False,
+        if_missing=False,
+        quiet=True,
+    )
 
 
 def write(path, made):
@@ -65,25 +84,24 @@ def test_it_leaves_a_checkpoint_a_plot_and_a_card_with_counts_and_subsets(files,
 
 
 def test_ranked_responses_and_an_ensemble(files, tiny_decoder, tmp_path):
-    columns = ["--map", "prompt=question", "--map", "responses=answers", "--map", "scores=worth"]
     out = tmp_path / "rm"
-    done = assay(
-        "train", files / "ranked.jsonl", *columns, *quick(tiny_decoder), "--ensemble", "2", "-o", out, "--quiet"
+    mapping = {"prompt": "question", "responses": "answers", "scores": "worth"}
+    train_here(
+        str(files / "ranked.jsonl"),
+        out,
+        mapping=mapping,
+        ensemble=2,
+        base=str(tiny_decoder),
+        epochs=3,
+        learning_rate=2e-3,
+        batch_size=8,
+        max_length=128,
     )
-    assert done.returncode == 0, done.stderr
     assert "180 comparisons" in (out / "member-1" / "README.md").read_text()
-    write(tmp_path / "some.jsonl", [{"prompt": "Say river 0", "responses": ["Yes: river", "No, river never"]}])
-    scored = assay(
-        "score",
-        tmp_path / "some.jsonl",
-        "--scorer",
-        f"bradley-terry,model={out},conservative=1",
-        "-o",
-        tmp_path / "o.jsonl",
-    )
-    assert scored.returncode == 0, scored.stderr
-    first, second = json.loads((tmp_path / "o.jsonl").read_text())["scores"]
-    assert first > second
+    item = Item(id="a", prompt="Say river 0", responses=["Yes: river", "No, river never"])
+    with load_scorer("bradley-terry", model=str(out), conservative=1) as scorer:
+        first, second = scorer.score([item])[0].judgments
+    assert first.score > second.score and len(first.votes) == 2
 
 
 @pytest.mark.slow
@@ -111,6 +129,7 @@ def test_two_processes_train_one_model(files, tiny_decoder, tmp_path, kind):
     assert sum(a > b for a, b in found) >= 10
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_in_seconds_and_the_same_command_goes_on(files, tiny_decoder, tmp_path):
     command = ["train", files / "train.jsonl", *quick(tiny_decoder)[:-6], "--epochs", "40", "--patience", "99"]
     command += ["--max-length", "128", "-o", tmp_path / "rm"]
@@ -131,15 +150,15 @@ def test_ctrl_c_leaves_in_seconds_and_the_same_command_goes_on(files, tiny_decod
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["missing.jsonl"], "no file"),
-        (["train.jsonl", "--map", "chosen=nothing"], "no column 'nothing'"),
-        (["train.jsonl", "--base", "no/such-model"], "no/such-model"),
-        (["train.jsonl", "--base", "embedded:smollm2-135m", "--layers", "99"], "30 layers"),
-        (["train.jsonl", "--uncertainty"], "two heads"),
+        ({"file": "missing.jsonl"}, "no file"),
+        ({"file": "train.jsonl", "mapping": {"chosen": "nothing"}}, "no column 'nothing'"),
+        ({"file": "train.jsonl", "base": "./no-such-model"}, "no model folder"),
+        ({"file": "train.jsonl", "base": "embedded:minilm", "layers": 99}, "6 layers"),
+        ({"file": "train.jsonl", "uncertainty": True}, "two heads"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(files, tmp_path, more, told):
-    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = assay("train", files / more[0], *more[1:], "-o", tmp_path / "rm", env=offline)
-    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 2
+    more = dict(more)
+    with pytest.raises(CannotRun) as error:
+        train_here(str(files / more.pop("file")), tmp_path / "rm", **more)
+    assert told in str(error.value) and len(str(error.value).splitlines()) == 1

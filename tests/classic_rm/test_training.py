@@ -51,16 +51,16 @@ def held_out_loss(folder: Path, numbered, chosen: TrainingSettings) -> float:
     ("kind", "start", "more"),
     [
         ("decoder", {}, {}),
-        ("decoder", {}, {"share_prompts": False}),
+        pytest.param("decoder", {}, {"share_prompts": False}, marks=pytest.mark.slow),
         ("decoder", {"lora": 4}, {"learning_rate": 1e-2}),
         ("decoder", {"heads": 3}, {"uncertainty": True}),
         ("decoder", {"layers": 1}, {}),
-        ("decoder", {"frozen": 1}, {}),
+        pytest.param("decoder", {"frozen": 1}, {}, marks=pytest.mark.slow),
         ("decoder", {}, {"checkpointing": True, "accumulation": 2, "epochs": 12}),
         ("decoder", {}, {"contrast": 0.1, "smoothing": 0.1, "foreign_rejected": True}),
-        ("encoder", {}, {"epochs": 12}),
+        pytest.param("encoder", {}, {"epochs": 12}, marks=pytest.mark.slow),
         ("encoder", {"lora": 4}, {"learning_rate": 1e-2, "epochs": 12}),
-        ("encoder", {}, {"contrast": 0.1, "epochs": 12}),
+        pytest.param("encoder", {}, {"contrast": 0.1, "epochs": 12}, marks=pytest.mark.slow),
     ],
 )
 def test_it_learns_and_the_checkpoint_says_what_training_measured(request, tmp_path, kind, start, more):
@@ -234,6 +234,7 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_like_an_uninterrupted_run(reque
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(tiny_decoder, tmp_path):
     # No file may grow beyond 100 kB once step 25 is done: the kernel refuses the checkpoint of step 40.
     limit = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))"
