@@ -118,7 +118,8 @@ def encode_items(
             continue
         told = preferences(item)
         if not told:
-            counts.drop("no response is said to be better", number)
+            unsaid = "it needs chosen and rejected, or responses with scores or ranking"
+            counts.drop(unsaid if item.gold is None else "no response is said to be better", number)
             continue
         apart = [(i, j) for i, j in told if item.responses[i] != item.responses[j]]
         if not apart:

@@ -106,7 +106,7 @@ def test_pairs_get_lists_and_a_preference(tmp_path):
         (["score", "in.txt", "--scorer", "length", "-o", "o.jsonl"], "unknown format"),
         (["compare", "--benchmark", "demo"], "at least one"),
         (["compare", "--benchmark", "demo@nothing", "--scorer", "length"], "there are chat"),
-        (["train", "in.jsonl", "-o", "m"], "row 1: a benchmark row needs"),
+        (["train", "in.jsonl", "-o", "m"], "it needs chosen and rejected, or responses with scores or ranking (row 1)"),
         (
             ["score", "in.jsonl", "-o", "o.jsonl", "--scorer", f"self-rewarding,engine=openai,model=m,base_url={DOWN}"],
             "no server answers",

@@ -72,7 +72,12 @@ def test_every_file_is_read_and_none_claims_to_be_tried():
     models = known_models()
     assert len(models) == 12 and [k.name for k in models] == sorted(k.name for k in models)
     assert not any(k.tried for k in models)
-    assert {k.name for k in models if k.supported} == {"fsfairx", "grm-rewardmodel-ft", "skywork-reward-v2"}
+    assert {k.name for k in models if k.supported} == {
+        "fsfairx",
+        "grm-rewardmodel-ft",
+        "skywork-reward",
+        "skywork-reward-v2",
+    }
 
 
 def test_a_caller_who_changes_the_list_changes_only_that_list():
