@@ -105,19 +105,10 @@ def test_ranked_responses_and_an_ensemble(files, tiny_decoder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_train_one_model(files, tiny_decoder, tmp_path, kind):
+def test_two_processes_train_one_model(files, tiny_decoder, tmp_path):
     """On CPUs, over gloo: what can be tried without GPUs of `accelerate launch`."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    if kind == "fsdp":
-        launch += ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
-        launch += [
-            "--fsdp_transformer_layer_cls_to_wrap",
-            "LlamaDecoderLayer",
-            "--fsdp_state_dict_type",
-            "FULL_STATE_DICT",
-        ]
     out = tmp_path / "rm"
     command = [*launch, "-m", "judges.cli", "train", files / "train.jsonl", *quick(tiny_decoder), "-o", out]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=500)
