@@ -3,77 +3,92 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-from judges.engines.base import Request, RequestFailed
+from judges.engines.base import Generated, Request, RequestFailed
 from judges.errors import CannotRun
-from judges.llm_judge import LLMJudge, mean_judgment
-from judges.types import Item, Judgment, Message, Usage
+from judges.extraction import split_thinking
+from judges.llm_judge import LLMJudge, Messages, Sampling, text_up_to
+from judges.self_rewarding import scored
+from judges.types import Item, Judgment, Usage
+from judges.voting import joined
 
 
 class CritiqueOutLoud(LLMJudge):
     """Critique first, then the score as a continuation of the same turn.
 
-    `read="expected"` takes the expected score over the scale from the labels' probabilities;
-    `read="forced"` one decode limited to the scale. `critiques` of them are averaged, sampled at
-    temperature 0.5 (the paper's) when more than one. A critique that meets its token limit is marked
-    `truncated`; the score is then read after a line that says it ended early.
+    `read="expected"` takes the expected score over the scale from the labels' probabilities; "text" what the
+    model goes on to write; "forced" one decode limited to the scale. `critiques` of them are averaged, sampled
+    at temperature 0.5 (the paper's) when more than one. A critique that meets its token limit is marked
+    `truncated`; with `finish` it may go on for as many tokens again; one that is still cut is scored after a
+    line that says it ended early.
     """
 
     name = "critique-out-loud"
     default_template = "critique-out-loud"
+    kinds: ClassVar[tuple[str, ...]] = ("critique",)
 
     def __init__(
         self,
         critiques: int = 1,
         temperature: float | None = None,
-        read: Literal["expected", "forced"] = "expected",
+        top_p: float = 1.0,
+        finish: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         if critiques < 1:
             raise CannotRun(f"scorer {self.name!r}: critiques is at least 1")
-        if read not in ("expected", "forced"):
-            raise CannotRun(f"scorer {self.name!r}: read is expected or forced, not {read!r}")
-        if self.template.kind != "critique":
-            raise CannotRun(f"template {self.template.name!r} is {self.template.kind}; {self.name} needs critique")
-        self.critiques, self.read = critiques, read
-        self.temperature = temperature if temperature is not None else (0.0 if critiques == 1 else 0.5)
+        if critiques > 1 and temperature == 0:
+            raise CannotRun(f"scorer {self.name!r}: {critiques} critiques at temperature 0 are one")
+        self.critiques, self.finish = critiques, finish
+        self.sampling = Sampling(temperature if temperature is not None else (0.0 if critiques == 1 else 0.5), top_p)
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {
             "critiques": self.critiques,
-            "temperature": self.temperature,
-            "read": self.read,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "finish": self.finish,
         }
 
     async def judge(self, item: Item, index: int) -> Judgment:
         messages = self.template.render(item, (index,))
-        return mean_judgment(await asyncio.gather(*(self._critique(messages, k) for k in range(self.critiques))))
+        return joined(await asyncio.gather(*(self._critique(messages, k) for k in range(self.critiques))))
 
-    async def _critique(self, messages: tuple[Message, ...], k: int) -> Judgment:
+    async def _critique(self, messages: Messages, k: int) -> Judgment:
         usage = Usage()
         kept: dict[str, Any] = {}
         try:
+            written, usage = await self.critique(messages, k)
+            truncated = written.finish == "length"
+            critique = split_thinking(written.text)[1].strip()
+            kept = {"critique": critique, "completions": (written.text,), "truncated": truncated}
+            if not critique:
+                raise RequestFailed("empty", "the judge wrote no critique")
+            ended = f"{written.text.rstrip()} [cut off]\n" if truncated else f"{written.text.rstrip()}\n"
+            prefix = text_up_to(ended, "\n" + self.template.announcement)
+            answer = await self.verdict_after(messages, prefix, self.template.labels)
+        except RequestFailed as error:
+            return Judgment(failure=error.failure, usage=usage, **kept)
+        return scored(answer, **kept | {"usage": usage + answer.usage})
+
+    async def critique(self, messages: Messages, k: int) -> tuple[Generated, Usage]:
+        """The k-th critique. Raises RequestFailed."""
+        usage, text = Usage(), ""
+        for _ in range(2 if self.finish else 1):
             completion = await self.engine.complete(
                 Request(
                     messages,
-                    temperature=self.temperature,
+                    prefix=text,
+                    temperature=self.sampling.temperature,
+                    top_p=self.sampling.top_p,
                     max_tokens=self.max_tokens,
-                    seed=self.seed_for(messages, k) if self.temperature > 0 else None,
+                    seed=self.seed_for(messages, k) if self.sampling.temperature > 0 else None,
                 )
             )
-            written, usage = completion.choices[0], completion.usage
-            truncated = written.finish == "length"
-            kept = {"critique": written.text.strip(), "completions": (written.text,), "truncated": truncated}
-            if not kept["critique"]:
-                raise RequestFailed("empty", "the judge wrote no critique")
-            ended = " [cut off]" if truncated else ""
-            prefix = f"{written.text.rstrip()}{ended}\n\n{self.template.announcement} "
-            if self.read == "expected":
-                score, _, more = await self.expected(messages, prefix)
-            else:
-                score, more = await self.constrained(messages, prefix)
-        except RequestFailed as error:
-            return Judgment(failure=error.failure, usage=usage, **kept)
-        return Judgment(score=score, read=self.read, usage=usage + more, **kept)
+            written = completion.choices[0]
+            text, usage = text + written.text, usage + completion.usage
+            if written.finish != "length":
+                break
+        return Generated(text, written.finish), usage

@@ -7,8 +7,10 @@ that is a number counts. Nothing is clamped, rescaled or guessed.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from judges.types import Failure, Scale
@@ -39,9 +41,9 @@ _THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\A(?:(?!<think).
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A score and the span of the text (start, end) that it was read from."""
+    """A verdict (a score, or the label of a comparison) and the span of the text (start, end) it was read from."""
 
-    score: float
+    value: float | str
     span: tuple[int, int]
 
 
@@ -59,7 +61,7 @@ def extract_score(text: str, scale: Scale, announcement: str | None = None) -> f
     'missing'
     """
     reading = read_score(text, scale, announcement)
-    return reading if isinstance(reading, Failure) else reading.score
+    return reading if isinstance(reading, Failure) else float(reading.value)
 
 
 def read_score(text: str, scale: Scale, announcement: str | None = None) -> Reading | Failure:
@@ -94,6 +96,16 @@ def read_score(text: str, scale: Scale, announcement: str | None = None) -> Read
     if whole:
         return _on_scale(whole["number"], None, scale, whole.span("number"))
     return Failure("missing", "no announcement of a score and no plain rating in the text")
+
+
+def split_thinking(text: str) -> tuple[str, str]:
+    """What a model thought, and what it then said.
+
+    >>> split_thinking("<think>Is it?</think>It is.")
+    ('<think>Is it?</think>', 'It is.')
+    """
+    thought = "".join(m[0] for m in _THINK.finditer(text))
+    return thought, _THINK.sub("", text)
 
 
 def _not_a_number(plain: str, start: int, match: re.Match[str]) -> str | None:
@@ -140,3 +152,69 @@ def _on_scale(number: str, top: str | None, scale: Scale, span: tuple[int, int])
     if score not in scale:
         return Failure("off-scale", f"{number} is not on the scale {scale}")
     return Reading(score, span)
+
+
+def read_json_score(text: str, scale: Scale, key: str) -> Reading | Failure:
+    """The number under `key` of the JSON object that was generated, on the scale."""
+    found = _json_value(text, key)
+    if isinstance(found, Failure):
+        return found
+    value, span = found
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return Failure("malformed", f"{key!r} holds {value!r}, not a number")
+    try:
+        score = float(value)
+    except ValueError:
+        return Failure("malformed", f"{key!r} holds {value!r}, not a number")
+    if score not in scale:
+        return Failure("off-scale", f"{value} is not on the scale {scale}")
+    return Reading(score, span)
+
+
+def read_label(text: str, labels: Sequence[str], announcement: str) -> Reading | Failure:
+    """The label that a comparing judge announces last: "Verdict: A"."""
+    plain = _THINK.sub(lambda m: " " * len(m[0]), "".join(_fold(c) for c in text))
+    if not plain.strip():
+        return Failure("empty", "the judge generated nothing")
+    announced = list(_announcement(announcement).finditer(plain))
+    if not announced:
+        return Failure("missing", f"no {announcement!r} in the text")
+    start = announced[-1].end()
+    spelled = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    match = re.compile(rf"{_OPEN}(?P<label>{spelled})(?![\w])", re.IGNORECASE).match(plain, start)
+    if match is None:
+        if not plain[start:].strip(" \n\t*_`\"'<([{:="):
+            return Failure("missing", "the text ends where the verdict should stand")
+        shown = text[start : start + 40].strip()
+        return Failure("malformed", f"the last announcement is followed by {shown!r}, not by a label")
+    said = next(label for label in labels if label.lower() == match["label"].lower())
+    return Reading(said, match.span("label"))
+
+
+def read_json_label(text: str, labels: Sequence[str], key: str) -> Reading | Failure:
+    """The label under `key` of the JSON object that was generated."""
+    found = _json_value(text, key)
+    if isinstance(found, Failure):
+        return found
+    value, span = found
+    if str(value) not in labels:
+        return Failure("malformed", f"{key!r} holds {value!r}, which is none of {', '.join(labels)}")
+    return Reading(str(value), span)
+
+
+def _json_value(text: str, key: str) -> tuple[object, tuple[int, int]] | Failure:
+    """The value of a key of the last JSON object in the text, and where it stands."""
+    if not text.strip():
+        return Failure("empty", "the judge generated nothing")
+    start = text.find("{")
+    if start < 0:
+        return Failure("missing", "no JSON object in the text")
+    try:
+        found, end = json.JSONDecoder().raw_decode(text, start)
+    except ValueError:
+        return Failure("malformed", "the JSON object is not whole")
+    if key not in found:
+        return Failure("missing", f"the JSON object has no {key!r}")
+    places = [m for m in re.finditer(rf'"{re.escape(key)}"\s*:\s*', text) if m.end() < end]
+    begin = places[-1].end()
+    return found[key], (begin, end - 1)

@@ -6,39 +6,73 @@ import asyncio
 import hashlib
 import json
 import math
-import statistics
+import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from judges.engines.base import Engine, Request, RequestFailed
+from judges.engines.base import Engine, Generated, Request, RequestFailed
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.shared import default_engine, open_engine, release
 from judges.errors import CannotRun
+from judges.extraction import Reading, read_json_score, read_score
 from judges.flight import in_flight
 from judges.scorer import Scorer, vote_preference
-from judges.template import load_template
-from judges.types import Failure, Item, Judgment, Message, Scorecard, Usage
+from judges.template import check_read, load_template
+from judges.types import Failure, Item, Judgment, Message, Read, Scorecard, Usage
 
 ENGINE_PREFIX = "engine."
+Messages = tuple[Message, ...]
+Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a rationale is written: greedy at temperature 0."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One verdict of a judge: a score, or the label of a comparison, or the Failure that stands for it.
+
+    `readings` has what each way gave that was tried; `probabilities` the labels', where they were read.
+    """
+
+    verdict: float | str | Failure
+    read: Read | None
+    readings: Mapping[str, float | str | Failure] = field(default_factory=dict)
+    probabilities: Mapping[str, float] | None = None
+    mass: float | None = None
+    text: str = ""
+    truncated: bool = False
+    usage: Usage = Usage()
 
 
 class LLMJudge(Scorer):
     """A judge that generates. Subclasses write `judge`, a coroutine per response.
 
     Settings shared by all: `model`; `engine` (vllm, openai, transformers); `template` (a name or a file.md);
-    `max_tokens`, `seed`; `window`, the responses in flight; `base_url`, `api_key` for a server; and any
-    `engine.KEY`, passed to the engine as it is.
+    `read`, how a verdict is read ("text", "json", "expected", "forced", or several: "text+expected"; the
+    template's by default); `force`, one more decode limited to the labels where a rationale ends without a
+    verdict; `max_tokens`, `seed`; `window`, the responses in flight; `base_url`, `api_key` for a server; and
+    any `engine.KEY`, passed to the engine as it is.
     """
 
     default_template: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
         model: str = "embedded:smollm2-135m",
         engine: str = "",
         template: str = "",
+        read: str = "",
+        force: bool = True,
         max_tokens: int = 256,
         seed: int = 0,
         window: int = 64,
@@ -55,6 +89,13 @@ class LLMJudge(Scorer):
         if max_tokens < 1 or window < 1:
             raise CannotRun(f"scorer {self.name!r}: max_tokens and window are at least 1")
         self.template = load_template(template or self.default_template)
+        if self.template.kind not in self.kinds:
+            wanted = " or ".join(self.kinds)
+            raise CannotRun(f"template {self.template.name!r} is {self.template.kind}; {self.name} needs {wanted}")
+        self.ways = check_read(read or self.template.read, self.template.kind, f"scorer {self.name!r}")
+        if "json" in self.ways and "text" in self.ways:
+            raise CannotRun(f"scorer {self.name!r}: a completion is text or JSON, not both")
+        self.force = force
         self.scale = self.template.scale
         self.model, self.max_tokens, self.seed, self.window = model, max_tokens, seed, window
         self._kind = engine or default_engine()
@@ -96,6 +137,8 @@ class LLMJudge(Scorer):
             "engine": self._kind,
             "engine_settings": shown,
             "template": f"{self.template.name} {self.template.version} {self.template.digest}",
+            "read": "+".join(self.ways),
+            "force": self.force,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
         }
@@ -114,9 +157,10 @@ class LLMJudge(Scorer):
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
         _ = self.engine
-        return in_flight(items, self._card, self.window, lambda item: len(item.responses))
+        return in_flight(items, self.card, self.window, lambda item: len(item.responses))
 
-    async def _card(self, item: Item) -> Scorecard:
+    async def card(self, item: Item) -> Scorecard:
+        """Judge every response of an Item at once."""
         judgments = await asyncio.gather(*(self._guarded(item, i) for i in range(len(item.responses))))
         return Scorecard(id=item.id, judgments=tuple(judgments), preference=vote_preference(judgments))
 
@@ -128,29 +172,138 @@ class LLMJudge(Scorer):
         except RequestFailed as error:
             return Judgment(failure=error.failure)
 
-    def seed_for(self, messages: tuple[Message, ...], vote: int) -> int:
+    def seed_for(self, messages: Messages, vote: int) -> int:
         """A seed of its own for every request: one for all would make samples repeat across prompts."""
         text = json.dumps([self.seed, vote, messages], ensure_ascii=False)
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1
 
-    async def constrained(self, messages: tuple[Message, ...], prefix: str) -> tuple[float, Usage]:
-        """One more decode on the same cached prefix, limited to the scale's labels."""
+    # -- one verdict --------------------------------------------------------------------------------------
+
+    def parse(self, text: str, way: str, labels: Labels) -> Reading | Failure:
+        """The verdict that a completion announces, by "text" or "json". Judges that compare override it."""
+        if way == "json":
+            return read_json_score(text, self.scale, self.template.announcement)
+        return read_score(text, self.scale, self.template.announcement)
+
+    def decide(self, probabilities: Mapping[str, float]) -> float | str:
+        """The verdict that probabilities of the labels come to: their expectation on a scale."""
+        return sum(float(label) * p for label, p in probabilities.items())
+
+    async def answer(self, messages: Messages, vote: int, labels: Labels, sampling: Sampling) -> Answer:
+        """A rationale and its verdict, read in every way that was asked for; the first way that gives one decides.
+
+        A rationale that ends without a verdict, or is cut off before it, is read by one more decode limited to
+        the labels where `force` is set, and by nothing else: it is never scored as if whole.
+        """
+        as_json = "json" in self.ways
+        kept: dict[str, Any] = {"readings": {}}
+        usage = Usage()
+        try:
+            completion = await self.engine.complete(
+                Request(
+                    messages,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=self.max_tokens,
+                    schema=self.schema(labels) if as_json else None,
+                    seed=self.seed_for(messages, vote) if sampling.temperature > 0 else None,
+                )
+            )
+            usage, written = completion.usage, completion.choices[0]
+            kept |= {"text": written.text, "truncated": written.finish == "length"}
+            first = "json" if as_json else "text"
+            reading = _whole(self.parse(written.text, first, labels), written)
+            kept["readings"][first] = reading if isinstance(reading, Failure) else reading.value
+            unread = isinstance(reading, Failure) and reading.reason in ("missing", "malformed", "truncated")
+            ways = [way for way in self.ways if way != first]
+            if unread and self.force and "forced" not in ways and "expected" not in ways:
+                ways.append("forced")
+            if isinstance(reading, Reading):
+                prefix = written.text[: reading.span[0]]
+            else:
+                prefix = (json_up_to if as_json else text_up_to)(written.text, self.template.announcement)
+            for way in ways:
+                if isinstance(reading, Failure) and not (unread and self.force):
+                    kept["readings"][way] = reading
+                    continue
+                verdict, more, how = await self._after(messages, prefix, labels, way)
+                kept["readings"][way] = verdict
+                kept |= how
+                usage += more
+        except RequestFailed as error:
+            return Answer(error.failure, None, usage=usage, **kept)
+        return self._decided(kept, usage)
+
+    async def verdict_after(self, messages: Messages, prefix: str, labels: Labels, text: str = "") -> Answer:
+        """The verdict alone, after a prefix that ends with its announcement: by "expected", "forced" or "text"."""
+        kept: dict[str, Any] = {"readings": {}, "text": text}
+        usage = Usage()
+        try:
+            for way in self.ways:
+                verdict, more, how = await self._after(messages, prefix, labels, way)
+                kept["readings"][way] = verdict
+                kept |= how
+                usage += more
+        except RequestFailed as error:
+            return Answer(error.failure, None, usage=usage, **kept)
+        return self._decided(kept, usage)
+
+    async def _after(
+        self, messages: Messages, prefix: str, labels: Labels, way: str
+    ) -> tuple[float | str | Failure, Usage, dict[str, Any]]:
+        if way == "expected":
+            probabilities, mass, usage = await self.probabilities(messages, prefix, labels)
+            return self.decide(probabilities), usage, {"probabilities": probabilities, "mass": mass}
+        if way == "forced":
+            label, usage = await self.constrained(messages, prefix, labels)
+            return self.decide({label: 1.0}), usage, {}
+        completion = await self.engine.complete(Request(messages, prefix=_open_end(prefix)[0], max_tokens=16))
+        written = completion.choices[0]
+        head = self.template.announcement
+        reading = _whole(self.parse(f"{head} {written.text.lstrip()}", "text", labels), written)
+        return reading if isinstance(reading, Failure) else reading.value, completion.usage, {}
+
+    def _decided(self, kept: dict[str, Any], usage: Usage) -> Answer:
+        readings: dict[str, float | str | Failure] = kept["readings"]
+        order: list[Read] = [way for way in (*self.ways, "forced") if way in readings]
+        read = next((way for way in order if not isinstance(readings[way], Failure)), None)
+        return Answer(readings[read or order[0]], read, usage=usage, **kept)
+
+    def schema(self, labels: Labels) -> str:
+        """The JSON schema of a verdict: a rationale, then the label under the announcement's key."""
+        values = [float(label) if self.template.scaled else label for label in labels]
+        plain = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+        properties = {"rationale": {"type": "string"}, self.template.announcement: {"enum": plain}}
+        return json.dumps(
+            {
+                "type": "object",
+                "properties": properties,
+                "required": list(properties),
+                "additionalProperties": False,
+            }
+        )
+
+    async def constrained(self, messages: Messages, prefix: str, labels: Labels) -> tuple[str, Usage]:
+        """One more decode on the same cached prefix, limited to the labels."""
+        prefix, space = _open_end(prefix)
         completion = await self.engine.complete(
-            Request(messages, prefix=prefix, max_tokens=8, choice=self.scale.labels())
+            Request(messages, prefix=prefix, max_tokens=16, choice=tuple(space + label for label in labels))
         )
         text = completion.choices[0].text.strip()
-        if text not in self.scale.labels():
+        if text not in labels:
             raise RequestFailed("malformed", f"the constrained verdict is {text!r}")
-        return float(text), completion.usage
+        return text, completion.usage
 
-    async def expected(self, messages: tuple[Message, ...], prefix: str) -> tuple[float, float, Usage]:
-        """Σ s·P(s) over the scale's labels, each scored whole, with the mass they hold: (score, mass, cost).
+    async def probabilities(
+        self, messages: Messages, prefix: str, labels: Labels
+    ) -> tuple[dict[str, float], float, Usage]:
+        """P of each label after the prefix, each scored whole, with the mass they hold together.
 
-        A label of two tokens ("10") is scored as two; P is renormalised over the labels. Raises
+        A label of two tokens ("10") is scored as two. P is renormalised over the labels. Raises
         RequestFailed when they hold next to no mass.
         """
-        labels = self.scale.labels()
-        found = await self.engine.log_likelihoods(messages, prefix, labels)
+        prefix, space = _open_end(prefix)
+        found = await self.engine.log_likelihoods(messages, prefix, tuple(space + label for label in labels))
         # "1" begins "10": P("1") holds both, so the longer label's share is taken out of the shorter's.
         p = {label: math.exp(f.total) for label, f in zip(labels, found, strict=True)}
         tokens = {label: f.tokens for label, f in zip(labels, found, strict=True)}
@@ -158,8 +311,51 @@ class LLMJudge(Scorer):
         mass = sum(p.values())
         usage = sum((f.usage for f in found), Usage())
         if mass < 1e-6:
-            raise RequestFailed("missing", "the scale's labels hold no probability after the announcement")
-        return sum(float(label) * share for label, share in p.items()) / mass, mass, usage
+            raise RequestFailed("missing", "the labels hold no probability after the announcement")
+        return {label: share / mass for label, share in p.items()}, mass, usage
+
+
+def _open_end(prefix: str) -> tuple[str, str]:
+    """A prefix without its last spaces, and those: " A" is one token in most vocabularies, " " and "A" are not."""
+    kept = prefix.rstrip(" ")
+    return kept, prefix[len(kept) :]
+
+
+def _whole(reading: Reading | Failure, written: Generated) -> Reading | Failure:
+    """A verdict that the token limit cut off is truncated, not missing; "1" at the limit may begin "10"."""
+    if written.finish != "length":
+        return reading
+    if isinstance(reading, Failure):
+        if reading.reason in ("missing", "malformed"):
+            return Failure("truncated", "the token limit came before the verdict; raise max_tokens")
+        return reading
+    if reading.span[1] == len(written.text.rstrip()):
+        return Failure("truncated", "the token limit came within the verdict; raise max_tokens")
+    return reading
+
+
+def text_up_to(text: str, announcement: str) -> str:
+    """The rationale, a thinking block closed, and the announcement that it lacks, up to where the verdict stands."""
+    opened = text.rfind("<think>")
+    if opened >= 0 and "</think>" not in text[opened:]:
+        text = f"{text.rstrip()}\n</think>"
+    return f"{text.rstrip()}\n{announcement} "
+
+
+def json_up_to(text: str, key: str) -> str:
+    """A JSON object that was cut off, closed and gone on with up to the value of `key`.
+
+    >>> json_up_to('{"rationale": "It is', "score")
+    '{"rationale": "It is", "score": '
+    """
+    text = re.sub(r"\\(?:u[0-9a-fA-F]{0,3})?\Z", "", text.rstrip())
+    quotes = len(re.findall(r'(?<!\\)(?:\\\\)*"', text))
+    if quotes % 2:
+        text += '"'
+    text = re.sub(rf',?\s*"{re.escape(key)}"?\s*:?\s*[^,"]*\Z', "", text).rstrip().rstrip(",")
+    if not text.startswith("{") or text == "{":
+        return "{" + f'"{key}": '
+    return f'{text}, "{key}": '
 
 
 def _next_longer(label: str, tokens: Mapping[str, int]) -> list[str]:
@@ -170,28 +366,3 @@ def _next_longer(label: str, tokens: Mapping[str, int]) -> list[str]:
     """
     longer = [other for other in tokens if other.startswith(label) and tokens[other] > tokens[label]]
     return [o for o in longer if not any(m != o and o.startswith(m) and tokens[m] < tokens[o] for m in longer)]
-
-
-def mean_judgment(
-    votes: Sequence[Judgment],
-) -> Judgment:
-    """Several votes on one response as one Judgment: the mean of the votes that have a score.
-
-    A failed vote is kept among the votes and enters no mean; all failed is a Failure. Raises ValueError
-    for no votes.
-    """
-    if not votes:
-        raise ValueError("a judgment needs at least one vote")
-    scores = [v.score for v in votes if v.score is not None]
-    usage = sum((v.usage for v in votes), Usage())
-    kept: dict[str, Any] = {
-        "votes": tuple(v.failure or v.score for v in votes),
-        "completions": tuple(c for v in votes for c in v.completions),
-        "critique": next((v.critique for v in votes if v.critique), None),
-        "truncated": any(v.truncated for v in votes),
-        "usage": usage,
-    }
-    if not scores:
-        return Judgment(failure=votes[0].failure, **kept)
-    read = "forced" if any(v.read == "forced" for v in votes) else next((v.read for v in votes if v.read), None)
-    return Judgment(score=statistics.fmean(scores), read=read, **kept)

@@ -13,23 +13,42 @@ import jinja2.sandbox
 import yaml
 
 from judges.errors import CannotRun
-from judges.types import Item, Message, Scale
+from judges.types import Item, Message, Read, Scale
 
-Kind = Literal["pointwise", "critique", "pairwise"]
-KINDS = ("pointwise", "critique", "pairwise")
-_REQUIRED = {"name", "kind", "language", "scale", "announcement", "version", "source"}
-_OPTIONAL = {"description", "system"}
+# pointwise: a rationale and its verdict in one completion; score: the verdict alone; critique: a critique, then
+# the verdict as a second step; pairwise and listwise: which of two, or of several, responses is the best.
+Kind = Literal["pointwise", "score", "critique", "pairwise", "listwise"]
+KINDS = ("pointwise", "score", "critique", "pairwise", "listwise")
+_SCALED = KINDS[:3]
+_REQUIRED = {"name", "kind", "language", "announcement", "version", "source"}
+_OPTIONAL = {"description", "system", "scale", "labels", "read"}
+# How a verdict may be read, by kind; the first is what a template gets that does not say.
+READS: dict[str, tuple[Read, ...]] = {
+    "pointwise": ("text", "json", "expected", "forced"),
+    "score": ("expected", "forced", "text"),
+    "critique": ("expected", "text", "forced"),
+    "pairwise": ("text", "json", "expected", "forced"),
+    "listwise": ("text", "json", "expected", "forced"),
+}
 _FENCE = "=" * 8
 
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt file. `scale` is what its verdict is read on; `announcement` what stands before it."""
+    """A prompt file. `announcement` stands before the verdict, which is one of `labels`.
+
+    The labels of a scaled kind are its `scale`'s; of a pairwise one what is said for the first response, the
+    second, and a tie (where it has one); a listwise one has none of its own: they are the responses' numbers.
+    `read` names how the verdict is read: "text", "json", "expected", "forced", or several joined by "+", of
+    which the first gives the score.
+    """
 
     name: str
     kind: Kind
     language: str
     scale: Scale
+    labels: tuple[str, ...]
+    read: str
     announcement: str
     version: str
     source: str
@@ -39,9 +58,15 @@ class Template:
     path: Path
 
     @property
+    def scaled(self) -> bool:
+        """Whether its verdict is a number on a scale."""
+        return self.kind in _SCALED
+
+    @property
     def digest(self) -> str:
         """Twelve hex digits of the file's meaning: changes when a word of the prompt does."""
-        parts = [self.kind, str(self.scale), self.announcement, self.system or "", self.body]
+        labels = ",".join(self.labels)
+        parts = [self.kind, str(self.scale), labels, self.read, self.announcement, self.system or "", self.body]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
 
     def render(self, item: Item, responses: tuple[int, ...]) -> tuple[Message, ...]:
@@ -55,6 +80,7 @@ class Template:
             "reference": None if item.reference is None else _fenced(item.reference),
             "rubric": None if item.rubric is None else _fenced(item.rubric),
             "scale": self.scale,
+            "labels": self.labels,
             "announcement": self.announcement,
         }
         try:
@@ -113,19 +139,28 @@ def load_template(name: str) -> Template:
         raise CannotRun(f"{path}: unknown key {', '.join(sorted(map(str, unknown)))} in the front matter")
     if fields["kind"] not in KINDS:
         raise CannotRun(f"{path}: kind {fields['kind']!r} is not one of {', '.join(KINDS)}")
+    kind: Kind = fields["kind"]
+    labels = _labels(path, kind, fields)
     try:
-        scale = Scale(**fields["scale"])
+        scale = Scale(**fields["scale"]) if kind in _SCALED else Scale(0, 1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CannotRun(f"{path}: a {kind} template needs scale: {{low: …, high: …, step: …}}: {error}") from error
+    if kind in _SCALED and scale.step is not None:
+        labels = scale.labels()
+    read = str(fields.get("read", READS[kind][0]))
+    check_read(read, kind, str(path))
+    try:
         _environment().parse(body)
-    except (TypeError, ValueError) as error:
-        raise CannotRun(f"{path}: scale: {error}") from error
     except jinja2.TemplateSyntaxError as error:
         line = text[: len(text) - len(body)].count("\n") + error.lineno
         raise CannotRun(f"{path}, line {line}: {error.message}") from error
     return Template(
         name=str(fields["name"]),
-        kind=fields["kind"],
+        kind=kind,
         language=str(fields["language"]),
         scale=scale,
+        labels=labels,
+        read=read,
         announcement=str(fields["announcement"]),
         version=str(fields["version"]),
         source=str(fields["source"]),
@@ -134,3 +169,23 @@ def load_template(name: str) -> Template:
         body=body,
         path=path,
     )
+
+
+def check_read(read: str, kind: Kind, where: str) -> tuple[Read, ...]:
+    """The ways of reading in "text+expected", the first deciding. Raises CannotRun for what the kind has not."""
+    asked = [way.strip() for way in read.split("+")]
+    if unknown := [way for way in asked if way not in READS[kind]]:
+        raise CannotRun(f"{where}: a {kind} judge is not read by {unknown[0]!r}; by {', '.join(READS[kind])}")
+    return tuple(known for way in asked for known in READS[kind] if known == way)
+
+
+def _labels(path: Path, kind: Kind, fields: dict[str, Any]) -> tuple[str, ...]:
+    if kind != "pairwise":
+        if "labels" in fields:
+            raise CannotRun(f"{path}: labels belong to a pairwise template")
+        return ()
+    given = fields.get("labels")
+    texts = tuple(map(str, given)) if isinstance(given, list) else ()
+    if len(texts) not in (2, 3) or len(set(texts)) != len(texts) or not all(t.strip() for t in texts):
+        raise CannotRun(f"{path}: a pairwise template needs labels: [FIRST, SECOND] or [FIRST, SECOND, TIE], unlike")
+    return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypedDict, get_args
@@ -89,12 +90,16 @@ REAL_LINE = Scale(-math.inf, math.inf)
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a judgment cost. Tokens are counts; `seconds` is wall time spent waiting for the engine."""
+    """What a judgment cost. Tokens are counts; `seconds` is wall time spent waiting for the engine.
+
+    `saved_tokens` estimates what votes that were not needed would have generated.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0
+    saved_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -102,6 +107,7 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
             self.generated_tokens + other.generated_tokens,
             self.seconds + other.seconds,
+            self.saved_tokens + other.saved_tokens,
         )
 
 
@@ -185,7 +191,8 @@ class Judgment:
     """What a scorer says of one response. Exactly one of `score` and `failure` is set.
 
     `votes` holds each vote's score or Failure; `completions` the raw text of each, in the same order;
-    `read` how the verdict was read; `truncated` that a critique met its token limit.
+    `read` how the verdict was read; `readings` what each way gave that was tried; `mass` the probability
+    that the labels held where the score is an expectation; `truncated` that a critique met its token limit.
     """
 
     score: float | None = None
@@ -196,12 +203,20 @@ class Judgment:
     read: Read | None = None
     truncated: bool = False
     usage: Usage = Usage()
+    readings: Mapping[str, float | Failure] = field(default_factory=dict)
+    mass: float | None = None
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.failure is None):
             raise ValueError("a judgment has a score or a failure, one of them")
         if self.score is not None and not math.isfinite(self.score):
             raise ValueError(f"a score is a finite number, not {self.score}")
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of the votes that have a score; None for fewer than two."""
+        scores = [v for v in self.votes if not isinstance(v, Failure)]
+        return statistics.pstdev(scores) if len(scores) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,11 @@ def test_a_failed_vote_enters_no_mean_and_is_kept():
 
 
 def test_force_reads_a_missing_verdict_and_says_so():
-    scorer = judge(lambda r: "3" if r.choice else "It is fine.", votes=1)
+    scorer = judge(lambda r: " 3" if r.choice else "It is fine.", votes=1)
     j = scorer.score(items(1, ["x"]))[0].judgments[0]
     assert j.score == 3 and j.read == "forced"
     last = scorer.engine.requests[-1]
-    assert last.prefix == "It is fine.\nScore: " and last.choice == ("0", "1", "2", "3", "4", "5")
+    assert last.prefix == "It is fine.\nScore:" and last.choice == (" 0", " 1", " 2", " 3", " 4", " 5")
 
 
 def test_without_force_a_missing_verdict_is_a_failure():
@@ -85,7 +85,7 @@ def test_an_empty_response_is_a_failure_and_asks_nothing():
 def test_the_expected_score_takes_the_longer_labels_share_out_of_the_shorter():
     # P("1") = .5 holds P("10") = .2; "7" has .3; so E = (1*.3 + 10*.2 + 7*.3) / .8
     p = {"1": 0.5, "10": 0.2, "7": 0.3}
-    engine = FakeEngine(lambda r: "A critique.", likelihood=lambda label: math.log(p.get(label, 1e-12)))
+    engine = FakeEngine(lambda r: "A critique.", likelihood=lambda label: math.log(p.get(label.strip(), 1e-12)))
     scorer = use(load_scorer("critique-out-loud"), engine)
     j = scorer.score(items(1, ["x"]))[0].judgments[0]
     assert j.score == pytest.approx((0.3 + 2.0 + 2.1) / 0.8, abs=1e-6)

@@ -98,7 +98,7 @@ def test_two_items_with_one_id_are_refused():
         ("self-rewarding", {"votes": 0}, "at least 1"),
         ("self-rewarding", {"template": "nope"}, "no template 'nope'"),
         ("self-rewarding", {"template": "critique-out-loud"}, "needs pointwise"),
-        ("critique-out-loud", {"read": "text"}, "expected or forced"),
+        ("critique-out-loud", {"read": "json"}, "not read by .json.; by expected, text, forced"),
         ("bradley-terry", {}, "needs model="),
     ],
 )

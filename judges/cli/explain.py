@@ -5,7 +5,6 @@ from __future__ import annotations
 from judges.batch.readers import read_rows
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED, load_benchmark
-from judges.extraction import read_score
 from judges.llm_judge import LLMJudge
 from judges.scorer import load_scorer, parse_spec
 from judges.types import Failure, Item
@@ -27,9 +26,10 @@ def run(file: str, spec: str, row: int) -> None:
                 print(f"--- token ids: {'known to the server only' if ids is None else ids}")
             for vote, text in enumerate(judgment.completions):
                 print(f"--- came back, vote {vote + 1}:\n{text}")
-                if judgment.read == "expected":
+                if not isinstance(scorer, LLMJudge) or scorer.template.kind == "critique":
                     continue
-                reading = read_score(text, scorer.scale, announcement)
+                way = "json" if "json" in scorer.ways else "text"
+                reading = scorer.parse(text, way, scorer.template.labels)
                 if isinstance(reading, Failure):
                     print(f"--- in this text: {reading}")
                 else:

@@ -22,8 +22,8 @@ class Request:
     """One prompt to complete: chat messages, and text that the assistant's turn already holds.
 
     `prefix` continues an unfinished assistant turn. `choice` constrains the completion to one of these
-    strings. `logprobs` asks for that many alternatives at each generated position. `n` completions share
-    the prompt's computation; each request has a seed of its own.
+    strings, `schema` to JSON of this schema (as text). `logprobs` asks for that many alternatives at each
+    generated position. `n` completions share the prompt's computation; each request has a seed of its own.
     """
 
     messages: tuple[Message, ...]
@@ -35,6 +35,7 @@ class Request:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     choice: tuple[str, ...] | None = None
+    schema: str | None = None
     seed: int | None = None
 
     def digest(self) -> str:
@@ -44,6 +45,8 @@ class Request:
             [self.prefix, self.n, self.temperature, self.top_p, self.max_tokens],
             [list(self.stop), self.logprobs, list(self.choice) if self.choice else None, self.seed],
         ]
+        if self.schema is not None:
+            content.append([self.schema])
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Any
@@ -73,6 +74,9 @@ class OpenAIEngine(Engine):
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
         if request.choice:
             extra["structured_outputs"] = {"choice": list(request.choice)}
+        if request.schema:
+            form = {"name": "verdict", "schema": json.loads(request.schema), "strict": True}
+            extra["response_format"] = {"type": "json_schema", "json_schema": form}
         given: dict[str, Any] = {"seed": request.seed, "stop": list(request.stop) or None}
         if request.logprobs is not None:
             given |= {"logprobs": True, "top_logprobs": request.logprobs}

@@ -55,6 +55,8 @@ class TransformersEngine(Engine):
         return chat_ids(self._tokenizer, messages, prefix)
 
     async def complete(self, request: Request) -> Completion:
+        if request.schema:
+            raise CannotRun("engine transformers cannot limit a completion to JSON: read by text, or use vllm")
         ids = self.token_ids(request.messages, request.prefix)
         if len(ids) >= self._context:
             raise RequestFailed(

@@ -112,6 +112,11 @@ class VLLMEngine(Engine):
             raise RequestFailed(
                 "too-long", f"the prompt has {len(ids)} tokens, the model's context holds {self._context}"
             )
+        constraint = None
+        if request.choice:
+            constraint = StructuredOutputsParams(choice=list(request.choice))
+        elif request.schema:
+            constraint = StructuredOutputsParams(json=request.schema)
         parameters = SamplingParams(
             n=request.n,
             temperature=request.temperature,
@@ -120,7 +125,7 @@ class VLLMEngine(Engine):
             stop=list(request.stop) or None,
             logprobs=request.logprobs,
             seed=request.seed,
-            structured_outputs=StructuredOutputsParams(choice=list(request.choice)) if request.choice else None,
+            structured_outputs=constraint,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output, seconds = await self._run(ids, parameters)
