@@ -348,14 +348,9 @@ def json_up_to(text: str, key: str) -> str:
     >>> json_up_to('{"rationale": "It is', "score")
     '{"rationale": "It is", "score": '
     """
-    text = re.sub(r"\\(?:u[0-9a-fA-F]{0,3})?\Z", "", text.rstrip())
-    quotes = len(re.findall(r'(?<!\\)(?:\\\\)*"', text))
-    if quotes % 2:
-        text += '"'
-    text = re.sub(rf',?\s*"{re.escape(key)}"?\s*:?\s*[^,"]*\Z', "", text).rstrip().rstrip(",")
-    if not text.startswith("{") or text == "{":
-        return "{" + f'"{key}": '
-    return f'{text}, "{key}": '
+    # Its shape is the schema's: a rationale first. What a cut left of an escape goes.
+    begun = re.match(r'\s*\{\s*"rationale"\s*:\s*"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*', text)
+    return f'{begun[0]}", "{key}": ' if begun else "{" + f'"{key}": '
 
 
 def _next_longer(label: str, tokens: Mapping[str, int]) -> list[str]:

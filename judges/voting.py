@@ -110,16 +110,26 @@ def _changed(
     """The share of drawn futures in which another response is the best, or one draws level."""
     labels = np.array([float(label) for label in scale.labels()])
     generator = np.random.default_rng(seed)
+    ends = []
+    for one in votes:
+        weights = np.full(len(labels), 1 / len(labels))
+        np.add.at(weights, [np.abs(labels - score).argmin() for score in one], 1)
+        shares = generator.dirichlet(weights, size=draws)
+        drawn = labels[(generator.random((draws, left, 1)) > shares.cumsum(1)[:, None, :-1]).sum(2)]
+        ends.append(_each_combined(np.hstack([np.tile(one, (draws, 1)), drawn]), combine))
     ahead = [combined(one, combine) for one in votes]
     best = ahead.index(max(ahead))
-    ends = np.empty((len(votes), draws))
-    for i, one in enumerate(votes):
-        weights = np.full(len(labels), 1 / len(labels))
-        for score in one:
-            weights[np.abs(labels - score).argmin()] += 1
-        shares = generator.dirichlet(weights, size=draws)
-        drawn = (generator.random((draws, left, 1)) > shares.cumsum(1)[:, None, :-1]).sum(2)
-        for d in range(draws):
-            ends[i, d] = combined([*one, *labels[drawn[d]]], combine)
-    others = np.delete(ends, best, axis=0).max(0)
+    others = np.delete(np.array(ends), best, axis=0).max(0)
     return float((others >= ends[best]).mean())
+
+
+def _each_combined(rows: np.ndarray[Any, np.dtype[np.float64]], combine: Combine) -> Any:
+    """`combined` of each row of an array."""
+    if combine == "mean":
+        return rows.mean(1)
+    if combine == "median":
+        return np.median(rows, axis=1)
+    counts = (rows[:, :, None] == rows[:, None, :]).sum(2)  # how often each row holds each of its values
+    modes = counts == counts.max(1, keepdims=True)
+    weights = modes / counts  # a mode that stands three times is one mode
+    return (rows * weights).sum(1) / weights.sum(1)

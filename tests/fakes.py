@@ -15,7 +15,10 @@ class FakeEngine(Engine):
     model = "fake"
 
     def __init__(
-        self, answer: Callable[[Request], str], delay: float = 0.0, likelihood: Callable[[str], float] | None = None
+        self,
+        answer: Callable[[Request], str | Generated],
+        delay: float = 0.0,
+        likelihood: Callable[[str], float] | None = None,
     ):
         self.answer, self.delay, self.likelihood = answer, delay, likelihood
         self.requests: list[Request] = []
@@ -30,7 +33,8 @@ class FakeEngine(Engine):
             text = self.answer(request)
         finally:
             self.now -= 1
-        return Completion((Generated(text, "stop"),), Usage(10, 0, 5, self.delay))
+        written = text if isinstance(text, Generated) else Generated(text, "stop")
+        return Completion((written,), Usage(10, 0, 5, self.delay))
 
     async def log_likelihood(self, messages, prefix, continuation) -> LogLikelihood:
         value = self.likelihood(continuation) if self.likelihood else -math.log(10)
