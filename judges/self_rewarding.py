@@ -49,7 +49,7 @@ class SelfRewarding(LLMJudge):
             raise CannotRun(f"scorer {self.name!r}: adaptive needs a scale with a step; {self.scale} has none")
         if votes > 1 and temperature == 0:
             raise CannotRun(f"scorer {self.name!r}: {votes} votes at temperature 0 are one vote; give a temperature")
-        if self.template.kind == "score" and votes > 1 and "text" not in self.ways:
+        if self.template.kind == "score" and votes > 1:
             raise CannotRun(f"scorer {self.name!r}: template {self.template.name!r} samples nothing; give votes=1")
         self.votes, self.combine, self.adaptive = votes, combine, adaptive
         self.sampling = Sampling(

@@ -92,7 +92,7 @@ def test_against_a_real_server(server):
 
 
 class _Moody(http.server.BaseHTTPRequestHandler):
-    """Fails twice with 429 and 503, then answers; the prompt 'broken' always gets a 500, 'slow' no answer."""
+    """Fails twice with 429 and 503, then answers; a word in the prompt asks for a fault."""
 
     statuses: list[int] = []  # noqa: RUF012
     log_message = lambda *_: None  # noqa: E731
@@ -108,11 +108,17 @@ class _Moody(http.server.BaseHTTPRequestHandler):
             return self._reply(500, {"error": {"message": "broken"}})
         if self.statuses:
             return self._reply(self.statuses.pop(), {"error": {"message": "busy"}})
-        choice = {"index": 0, "message": {"role": "assistant", "content": "Score: 4"}, "finish_reason": "stop"}
+        if "endless" in body:
+            return self._reply(400, {"error": {"message": "This model's maximum context length is 10 tokens"}})
+        said = "" if "silent" in body else "Score: 4"
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        if "withheld" in body:
+            choice["finish_reason"] = "content_filter"
+        choices = [] if "nothing" in body else [choice]
         self._reply(
             200,
-            {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage},
+            {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage},
         )
 
     def _reply(self, status, body):
@@ -127,9 +133,13 @@ class _Moody(http.server.BaseHTTPRequestHandler):
             return
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # the default of 5 resets connections that arrive together
+
+
 @pytest.fixture
 def moody() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Moody)
+    server = _Server(("127.0.0.1", 0), _Moody)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
@@ -143,6 +153,27 @@ def test_busy_answers_are_retried_and_a_broken_row_is_only_its_own(moody):
         cards = scorer.score([Item(id=p, prompt=p, responses=["r"]) for p in ("fine", "broken", "good")])
     assert [c.judgments[0].score for c in cards] == [4, None, 4]
     assert cards[1].judgments[0].failure.reason == "server" and "500" in cards[1].judgments[0].failure.message
+
+
+FAULTS = {
+    "broken": "server",
+    "slow": "timeout",
+    "silent": "empty",
+    "endless": "too-long",
+    "nothing": "server",
+    "withheld": "refused",
+}
+
+
+def test_a_fault_in_one_row_is_its_own_failure_and_the_other_rows_are_whole(moody):
+    rows = [word for fault in FAULTS for word in (f"fine {len(fault)}{fault[:2]}", fault)]
+    settings = {"engine": "openai", "model": "m", "base_url": moody, "engine.retries": 0, "engine.timeout": 1.5}
+    with load_scorer("self-rewarding", votes=2, temperature=0.5, **settings) as scorer:
+        cards = scorer.score([Item(id=p, prompt=p, responses=["r"]) for p in rows])
+    told = {card.id: card.judgments[0] for card in cards}
+    assert {p: told[p].failure and told[p].failure.reason for p in rows} == {p: FAULTS.get(p) for p in rows}
+    assert all(told[p].score == 4 and told[p].votes == (4, 4) for p in rows if p not in FAULTS)
+    assert all(len(told[p].votes) == 2 for p in FAULTS)
 
 
 def test_no_answer_in_time_is_a_timeout(moody):
