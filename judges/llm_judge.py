@@ -128,6 +128,10 @@ class LLMJudge(Scorer):
         """Keep every completion in this store, and read it from there (before the engine is opened)."""
         self._store = self._store or str(path)
 
+    def watch(self, engine: Engine) -> None:
+        """Ask this engine, which asks the judge's own, until the judge is closed."""
+        self._stored = engine
+
     def identity(self) -> dict[str, Any]:
         shown = {key: value for key, value in self._settings.items() if key != "api_key"}
         return {

@@ -22,7 +22,7 @@ FailureReason = Literal[
     "needs-two",  # a comparing judge was given one response
 ]
 FAILURE_REASONS: tuple[str, ...] = get_args(FailureReason)
-Read = Literal["text", "json", "expected", "forced", "reward"]
+Read = Literal["text", "json", "expected", "forced", "head", "reward"]
 Role = Literal["system", "user", "assistant"]
 
 
@@ -166,6 +166,9 @@ class Item:
             raise ValueError(f"item {self.id!r} has no prompt")
         if not self.responses:
             raise ValueError(f"item {self.id!r} has no responses")
+        for pair in self.comparisons or ():
+            if len(set(pair)) != 2 or not all(0 <= side < len(self.responses) for side in pair):
+                raise ValueError(f"item {self.id!r}: comparison {pair} names no two of {len(self.responses)} responses")
 
     @property
     def messages(self) -> tuple[Message, ...]:

@@ -3,46 +3,104 @@
 from __future__ import annotations
 
 from judges.batch.readers import read_rows
+from judges.engines.base import Completion, Engine, LogLikelihood, Request
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED, load_benchmark
 from judges.llm_judge import LLMJudge
-from judges.scorer import load_scorer, parse_spec
-from judges.types import Failure, Item
+from judges.scorer import Scorer, load_scorer, parse_spec
+from judges.types import Failure, Item, Message, Scorecard
+
+
+class _Watched(Engine):
+    """An engine that keeps what was asked of it and what came back, in order."""
+
+    name = "watched"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.model = engine, engine.model
+        self.told: list[tuple[tuple[Message, ...], str, str]] = []
+
+    async def complete(self, request: Request) -> Completion:
+        completion = await self.engine.complete(request)
+        limited = f", limited to {', '.join(map(repr, request.choice))}" if request.choice else ""
+        limited = limited or (", limited to JSON" if request.schema else "")
+        for choice in completion.choices:
+            told = f"came back{limited} ({choice.finish}):\n{choice.text}"
+            self.told.append((request.messages, request.prefix, told))
+        return completion
+
+    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
+        return (await self.log_likelihoods(messages, prefix, (continuation,)))[0]
+
+    async def log_likelihoods(
+        self, messages: tuple[Message, ...], prefix: str, continuations: tuple[str, ...]
+    ) -> list[LogLikelihood]:
+        found = await self.engine.log_likelihoods(messages, prefix, continuations)
+        lines = [f"  {text!r}: {f.total:.4f}" for text, f in zip(continuations, found, strict=True)]
+        self.told.append((messages, prefix, "log P of what could follow:\n" + "\n".join(lines)))
+        return found
+
+    def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int] | None:
+        return self.engine.token_ids(messages, prefix)
 
 
 def run(file: str, spec: str, row: int) -> None:
     item = _item(file, row)
     name, settings = parse_spec(spec)
     with load_scorer(name, **settings) as scorer:
-        card = scorer.score([item])[0]
-        announcement = scorer.template.announcement if isinstance(scorer, LLMJudge) else None
-        for index, judgment in enumerate(card.judgments):
-            print(f"=== response {index + 1} of {len(item.responses)}, item {item.id}")
-            if isinstance(scorer, LLMJudge):
-                messages = scorer.template.render(item, (index,))
-                for message in messages:
-                    print(f"--- sent, {message['role']}:\n{message['content']}")
-                ids = scorer.engine.token_ids(messages)
-                print(f"--- token ids: {'known to the server only' if ids is None else ids}")
+        if isinstance(scorer, LLMJudge):
+            scorer.watch(watched := _Watched(scorer.engine))
+            card = scorer.score([item])[0]
+            _show_requests(watched)
+        else:
+            card = scorer.score([item])[0]
+        _show_card(item, card, scorer)
+
+
+def _show_requests(watched: _Watched) -> None:
+    shown: list[tuple[Message, ...]] = []
+    for messages, prefix, told in watched.told:
+        if messages not in shown:
+            shown.append(messages)
+            print(f"=== prompt {len(shown)}")
+            for message in messages:
+                print(f"--- sent, {message['role']}:\n{message['content']}")
+        number = shown.index(messages) + 1
+        ids = watched.token_ids(messages, prefix)
+        print(f"--- prompt {number}, token ids: {'known to the server only' if ids is None else ids}")
+        if prefix:
+            print(f"--- prompt {number}, the turn already held:\n{prefix}")
+        print(f"--- prompt {number}, {told}")
+
+
+def _show_card(item: Item, card: Scorecard, scorer: Scorer) -> None:
+    for index, judgment in enumerate(card.judgments):
+        print(f"=== response {index + 1} of {len(item.responses)}, item {item.id}")
+        if isinstance(scorer, LLMJudge) and scorer.template.kind == "pointwise":
             for vote, text in enumerate(judgment.completions):
-                print(f"--- came back, vote {vote + 1}:\n{text}")
-                if not isinstance(scorer, LLMJudge) or scorer.template.kind == "critique":
-                    continue
-                way = "json" if "json" in scorer.ways else "text"
-                reading = scorer.parse(text, way, scorer.template.labels)
-                if isinstance(reading, Failure):
-                    print(f"--- in this text: {reading}")
-                else:
-                    start, end = reading.span
-                    print(f"--- read from characters {start} to {end}: {text[start:end]!r}")
-            if judgment.read in ("expected", "forced"):
-                how = (
-                    "probabilities of the scale's labels" if judgment.read == "expected" else "one decode limited to it"
-                )
-                print(f"--- then, on the same prefix, after {announcement!r}: {how}")
-            print(f"--- score {judgment.score}, read: {judgment.read}, failure: {judgment.failure}")
-            print(f"--- {judgment.usage}")
+                print(f"--- vote {vote + 1}, {_where(scorer, text)}")
+        for way, value in judgment.readings.items():
+            print(f"--- read by {way}: {value}")
+        if len(judgment.votes) > 1:
+            print(f"--- votes: {', '.join(map(str, judgment.votes))}")
+        if judgment.mass is not None:
+            print(f"--- the labels held {judgment.mass:.4f} of the probability")
+        print(f"--- score {judgment.score}, read: {judgment.read}, failure: {judgment.failure}")
+        print(f"--- {judgment.usage}")
+    for c in card.comparisons:
+        order = (c.second, c.first) if c.swapped else (c.first, c.second)
+        shown = " then ".join(str(i + 1) for i in order)
+        winner = {"first": f"{c.first + 1} wins", "second": f"{c.second + 1} wins"}.get(str(c.outcome), c.outcome)
+        print(f"=== shown {shown}: {winner}")
     print(f"=== preference {card.preference}")
+
+
+def _where(scorer: LLMJudge, text: str) -> str:
+    reading = scorer.parse(text, "json" if "json" in scorer.ways else "text", scorer.template.labels)
+    if isinstance(reading, Failure):
+        return f"in this text: {reading}"
+    start, end = reading.span
+    return f"read from characters {start} to {end}: {text[start:end]!r}"
 
 
 def _item(file: str, row: int) -> Item:
