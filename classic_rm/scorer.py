@@ -76,6 +76,8 @@ class BradleyTerryScorer(Scorer):
             self._build = lambda: Ensemble([partial(build, str(member)) for member in members], means)
         self._model: Rewards | None = None
         self._window = 16 * batch_size
+        kept = {} if members or conservative else read_statistics(path)
+        self._statistics = (float(kept["mean"]), float(kept["deviation"])) if "deviation" in kept else None
         self._conservative = conservative
         fitted = 1.0 if members else float(read_statistics(path).get("temperature", 1.0))
         self._temperature = temperature or fitted
@@ -96,6 +98,10 @@ class BradleyTerryScorer(Scorer):
         if self._model is None:
             self._model = self._build()
         return self._model
+
+    def statistics(self) -> tuple[float, float] | None:
+        """Mean and deviation of its rewards on held-out prompts, where the checkpoint keeps them."""
+        return self._statistics
 
     def close(self) -> None:
         if self._model is not None:

@@ -107,6 +107,9 @@ REGISTRY: dict[str, str] = {
     "bradley-terry": "classic_rm.scorer:BradleyTerryScorer",
     "self-rewarding": "judges.self_rewarding:SelfRewarding",
     "critique-out-loud": "judges.critique_out_loud:CritiqueOutLoud",
+    "pairwise": "judges.pairwise:Pairwise",
+    "panel": "judges.panel:Panel",
+    "implicit-reward": "judges.implicit_reward:ImplicitReward",
     "length": "judges.baselines:Length",
     "random": "judges.baselines:Random",
 }

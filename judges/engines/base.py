@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from judges.errors import CannotRun
 from judges.types import Failure, FailureReason, Message, Usage
 
 T = TypeVar("T")
@@ -105,6 +106,12 @@ class Engine(ABC):
         """log P of each of several short continuations of one prefix. Raises RequestFailed."""
         each = (self.log_likelihood(messages, prefix, continuation) for continuation in continuations)
         return list(await asyncio.gather(*each))
+
+    async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
+        """log P(response | messages) of a finished conversation, the template's end of turn included.
+
+        Tokenized once, through the chat template. Raises RequestFailed."""
+        raise CannotRun(f"engine {self.name} cannot tell how likely a finished response is; use vllm or transformers")
 
     def identity(self) -> dict[str, Any]:
         """What decides the text that comes out: model, revision, precision."""

@@ -111,7 +111,20 @@ class OpenAIEngine(Engine):
         before = await self._tokenize(messages, prefix)
         after = await self._tokenize(messages, prefix + continuation)
         ids = before + after[len(before) :] if after[: len(before)] == before else after
+        return await self._likelihood(before, ids)
+
+    async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
+        # The server tokenizes: a control string in the text is what the server takes it for.
+        ids = await self._tokenize((*messages, {"role": "assistant", "content": response}), "", ended=True)
+        before = await self._tokenize(messages, "")
+        if ids[: len(before)] != before:  # some templates open the assistant's turn otherwise when asked to go on
+            before = await self._tokenize(messages, "", ended=True)
+        return await self._likelihood(before, ids)
+
+    async def _likelihood(self, before: list[int], ids: list[int]) -> LogLikelihood:
         shared = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
+        if not shared:
+            raise RequestFailed("malformed", "the chat template does not show where the response begins")
         started = time.perf_counter()
         reply = await self._ask(
             self._client.completions.create(
@@ -124,9 +137,10 @@ class OpenAIEngine(Engine):
         total = sum(rows[place][str(ids[place])]["logprob"] for place in range(shared, len(ids)))
         return LogLikelihood(total, len(ids) - shared, _usage(reply, time.perf_counter() - started))
 
-    async def _tokenize(self, messages: tuple[Message, ...], prefix: str) -> list[int]:
+    async def _tokenize(self, messages: tuple[Message, ...], prefix: str, ended: bool = False) -> list[int]:
         turns: list[Any] = [dict(m) for m in messages]
-        body: dict[str, Any] = {"model": self.model, "messages": turns, "add_generation_prompt": not prefix}
+        go_on = not prefix and not ended
+        body: dict[str, Any] = {"model": self.model, "messages": turns, "add_generation_prompt": go_on}
         if prefix:
             turns.append({"role": "assistant", "content": prefix})
             body["continue_final_message"] = True

@@ -75,6 +75,14 @@ class StoredEngine(Engine):
         await asyncio.to_thread(self._write, key, {"all": [asdict(a) for a in answers]})
         return answers
 
+    async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
+        key = self._key("response-log-likelihood", Request(messages).digest(), response)
+        if (found := await asyncio.to_thread(self._read, key)) is not None:
+            return LogLikelihood(found["total"], found["tokens"], Usage(**found["usage"]))
+        answer = await self.engine.response_log_likelihood(messages, response)
+        await asyncio.to_thread(self._write, key, asdict(answer))
+        return answer
+
     def _key(self, *parts: str) -> str:
         return hashlib.sha256("\x1f".join([self._prefix, *parts]).encode()).hexdigest()
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed
-from judges.engines.chat import chat_ids, plain_ids
+from judges.engines.chat import chat_ids, conversation_ids, plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.errors import CannotRun
 from judges.types import Message, Usage
@@ -178,8 +178,15 @@ class TransformersEngine(Engine):
         return allowed
 
     async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
-        before = self.token_ids(messages, prefix)
-        after = plain_ids(self._tokenizer, continuation)
+        return await self._likelihood(self.token_ids(messages, prefix), plain_ids(self._tokenizer, continuation))
+
+    async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
+        before, after = conversation_ids(self._tokenizer, messages, response)
+        if not before:
+            raise RequestFailed("malformed", "the chat template does not show where the response begins")
+        return await self._likelihood(before, after)
+
+    async def _likelihood(self, before: list[int], after: list[int]) -> LogLikelihood:
         if len(before) + len(after) > self._context:
             raise RequestFailed("too-long", f"{len(before) + len(after)} tokens in a context of {self._context}")
         try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from judges.engines import watchdog
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed, loop
-from judges.engines.chat import chat_ids, plain_ids
+from judges.engines.chat import chat_ids, conversation_ids, plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.errors import CannotRun
 from judges.types import Message, Usage
@@ -142,16 +142,27 @@ class VLLMEngine(Engine):
         return Completion(choices, Usage(len(ids), output.num_cached_tokens or 0, generated, seconds))
 
     async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
+        return await self._likelihood(self.token_ids(messages, prefix), plain_ids(self._tokenizer, continuation))
+
+    async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
+        before, after = conversation_ids(self._tokenizer, messages, response)
+        if not before:
+            raise RequestFailed("malformed", "the chat template does not show where the response begins")
+        return await self._likelihood(before, after)
+
+    async def _likelihood(self, before: list[int], after: list[int]) -> LogLikelihood:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        before = self.token_ids(messages, prefix)
-        after = plain_ids(self._tokenizer, continuation)
         ids = before + after
         if len(ids) >= self._context:
             raise RequestFailed("too-long", f"{len(ids)} tokens, the model's context holds {self._context}")
         parameters = SamplingParams(
-            temperature=0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+            temperature=0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,  # else every token of the prompt is turned back into text
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output, seconds = await self._run(ids, parameters)
         total = sum(output.prompt_logprobs[i][ids[i]].logprob for i in range(len(before), len(ids)))

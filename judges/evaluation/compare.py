@@ -50,8 +50,9 @@ def run_one(
     """Judge every Item, write each judgment as it comes, and count."""
     name = file_name(benchmark, spec)
     folder.mkdir(parents=True, exist_ok=True)
+    if remember := getattr(scorer, "remember", None):
+        remember(folder / "completions.sqlite")
     if isinstance(scorer, LLMJudge):
-        scorer.remember(folder / "completions.sqlite")
         _ = scorer.engine  # starting the engine is not judging time
     started = time.perf_counter()
     cards: list[Scorecard] = []
