@@ -226,6 +226,7 @@ class LLMJudge(Scorer):
                 prefix = written.text[: reading.span[0]]
             else:
                 prefix = (json_up_to if as_json else text_up_to)(written.text, self.template.announcement)
+                prefix += '"' if as_json and not self.template.scaled else ""
             for way in ways:
                 if isinstance(reading, Failure) and not (unread and self.force):
                     kept["readings"][way] = reading
