@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from classic_rm.settings import TrainingSettings
+from classic_rm.critique_training import CritiquesTrained
+from classic_rm.settings import CritiqueSettings, TrainingSettings
 from classic_rm.training import Trained
 
 PLOT = "training.png"
@@ -54,12 +55,6 @@ def card(
     name: str, trained: Trained, settings: TrainingSettings, tables: Mapping[str, str], found: Mapping[str, Any]
 ) -> str:
     """The model card in Markdown; `tables` are ready Markdown tables by title, `found` the reward's statistics."""
-    changed = [
-        f"- {one.name}: {getattr(held, one.name)}"
-        for held in (settings.start, settings)
-        for one in fields(held)
-        if one.name != "start"
-    ]
     shared = (
         "each prompt computed once for its responses" if not trained.shares_prompts else "padded rows of like length"
     )
@@ -78,6 +73,53 @@ def card(
         f"![curves]({PLOT})\n",
         "## Reward scale\n\nMean {mean:.4f} and deviation {deviation:.4f} over {responses} held-out responses; "
         "P(a over b) = σ((r_a − r_b) / {temperature:.4f}).\n".format(**found),
-        "## Settings\n\n" + "\n".join(changed) + "\n",
+        "## Settings\n\n" + _listed(settings.start, settings) + "\n",
     ]
     return "\n".join(parts)
+
+
+def critique_card(
+    name: str,
+    trained: CritiquesTrained,
+    settings: CritiqueSettings,
+    tables: Mapping[str, str],
+    found: Mapping[str, Any],
+) -> str:
+    """The same for critique-out-loud."""
+    start = settings.training.start
+    names = list(dict.fromkeys(name for stage in trained.stages for name in stage.after))
+    lines = [f"| held-out | {' | '.join(name.replace('_', ' ') for name in names)} |", "|---|" + "--:|" * len(names)]
+    for stage in trained.stages:
+        for when, told in (("before", stage.before), (f"step {stage.best_step}, kept", stage.after)):
+            cells = (f"{told[name]:.4f}" if name in told else "" for name in names)
+            lines.append(f"| {stage.name}, {when} | {' | '.join(cells)} |")
+    cut = ", ".join(f"{count} {reason}" for reason, count in trained.failures.items()) or "none"
+    parts = [
+        f"---\npipeline_tag: text-generation\ntags: [reward-model, critique-out-loud]\nbase_model: {start.base}\n---\n",
+        f"# {name}\n",
+        "A reward model that writes a critique first (Ankner et al. 2024, arXiv 2408.11791): a causal LM, and a head "
+        "that reads one raw reward at the last token of its critique. Trained with Assay; "
+        "`assay score FILE --scorer critique-out-loud,model=THIS_FOLDER -o OUT` reads it. The LM alone is a plain "
+        "checkpoint; `template.md` is the prompt that it answers.\n",
+        f"## Data\n\n{trained.counts}. {len(trained.held)} rows held out, split by prompt.\n",
+        *(f"- {stage.name}: {stage.counts}\n" for stage in trained.stages),
+        f"Own critiques: {trained.written}, of at most {settings.critique_tokens} tokens, at temperature "
+        f"{settings.temperature:g}; not whole and left out: {cut}.\n",
+        "## Result\n\nLosses in nats: of critiques by token, of preference by prompt. What the last stage is measured "
+        "on are critiques by the LM of the first.\n\n" + "\n".join(lines) + "\n",
+        *(f"### {title}\n\n{table}\n" for title, table in tables.items()),
+        f"![curves of the last stage]({PLOT})\n",
+        "## Reward scale\n\nMean {mean:.4f} and deviation {deviation:.4f} over {responses} held-out critiques; "
+        "P(a over b) = σ((r_a − r_b) / {temperature:.4f}).\n".format(**found),
+        "## Settings\n\n" + _listed(start, settings.training, settings) + "\n",
+    ]
+    return "\n".join(parts)
+
+
+def _listed(*held: Any) -> str:
+    return "\n".join(
+        f"- {one.name}: {getattr(of, one.name)}"
+        for of in held
+        for one in fields(of)
+        if one.name not in ("start", "training")
+    )

@@ -105,6 +105,23 @@ def _one(first: int | None, second: int | None) -> list[int]:
     return [] if token is None else [token]
 
 
+def compared(item: Item | Failure) -> list[tuple[int, int]] | str:
+    """The comparisons (the winner's index, the loser's) of responses that differ, or why there are none.
+
+    >>> from judges.types import Gold
+    >>> compared(Item(id="a", prompt="Hi", responses=["Hello!", "Hello!"], gold=Gold(chosen=(0,))))
+    'both sides are equal'
+    """
+    if isinstance(item, Failure):
+        return item.message
+    told = preferences(item)
+    if not told:
+        unsaid = "it needs chosen and rejected, or responses with scores or ranking"
+        return unsaid if item.gold is None else "no response is said to be better"
+    apart = [(i, j) for i, j in told if item.responses[i] != item.responses[j]]
+    return apart or "both sides are equal"
+
+
 def encode_items(
     tokenizer: Any, rows: Iterable[tuple[int, Item | Failure]], max_length: int
 ) -> tuple[list[Example], Counts]:
@@ -113,17 +130,9 @@ def encode_items(
     counts = Counts()
     for number, item in rows:
         counts.rows += 1
-        if isinstance(item, Failure):
-            counts.drop(item.message, number)
-            continue
-        told = preferences(item)
-        if not told:
-            unsaid = "it needs chosen and rejected, or responses with scores or ranking"
-            counts.drop(unsaid if item.gold is None else "no response is said to be better", number)
-            continue
-        apart = [(i, j) for i, j in told if item.responses[i] != item.responses[j]]
-        if not apart:
-            counts.drop("both sides are equal", number)
+        apart = compared(item)
+        if isinstance(item, Failure) or isinstance(apart, str):
+            counts.drop(str(apart), number)
             continue
         sides = [encode(tokenizer, item.messages, text, max_length) for text in item.responses]
         fits = [i for i, side in enumerate(sides) if isinstance(side, Encoded) and item.responses[i].strip()]
@@ -173,7 +182,12 @@ def with_foreign_rejected(
 def split_by_prompt(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """(train, validation): a prompt's rows all fall on one side, and neither side is empty where there are
     two prompts."""
-    prompts = sorted({example.prompt for example in examples})
-    random.Random(seed).shuffle(prompts)
-    held = set(prompts[: min(max(1, round(len(prompts) * share)), len(prompts) - 1)])
+    held = held_prompts((example.prompt for example in examples), share, seed)
     return [e for e in examples if e.prompt not in held], [e for e in examples if e.prompt in held]
+
+
+def held_prompts(prompts: Iterable[str], share: float, seed: int) -> set[str]:
+    """The prompts to hold out: that share of those that differ, one at least, and never all of two or more."""
+    known = sorted(set(prompts))
+    random.Random(seed).shuffle(known)
+    return set(known[: min(max(1, round(len(known) * share)), len(known) - 1)])

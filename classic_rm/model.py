@@ -67,26 +67,41 @@ class RewardNetwork(nn.Module):
             rewards = _reward_of(output)
             states = output.hidden_states[-1][:, 0] if self.training else rewards
             return rewards.float(), states
-        plain = self.plain
-        backbone = getattr(plain, plain.base_model_prefix)
-        if segments is not None and position_ids is not None:
-            batch = {"input_ids": input_ids, "position_ids": position_ids, "segments": segments}
-            states = hidden_states(backbone, batch)
-        else:
-            if attention_mask is None:
-                attention_mask = torch.ones_like(input_ids)
-            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-            hidden = backbone(
-                input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
-            ).last_hidden_state
-            places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-            last = (attention_mask * places).argmax(-1)
-            states = hidden[torch.arange(len(last), device=last.device), last]
-        return plain.score(self.dropout(states)).float(), states
+        states = last_states(self.plain, input_ids, attention_mask, position_ids, segments)
+        return self.plain.score(self.dropout(states)).float(), states
 
     def gradient_checkpointing_enable(self, **how: Any) -> None:
         self.model.gradient_checkpointing_enable(**how)
         self.model.enable_input_require_grads()  # else a frozen embedding cuts the graph
+
+
+def last_states(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    segments: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """A decoder's last states at the last ATTENDED token of each response, shape (responses, size): of a packed
+    batch, or of padded rows, either side."""
+    backbone = getattr(model, model.base_model_prefix)
+    if segments is not None and position_ids is not None:
+        batch = {"input_ids": input_ids, "position_ids": position_ids, "segments": segments}
+        return hidden_states(backbone, batch)
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    hidden = backbone(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
+    return at_last(hidden, attention_mask)
+
+
+def at_last(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Each row's state at its last attended token, whatever the padding side: (rows, length, size) to (rows, size)."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = (attention_mask * places).argmax(-1)
+    return hidden[torch.arange(len(last), device=last.device), last]
 
 
 def _reward_of(output: Any) -> torch.Tensor:
@@ -103,7 +118,7 @@ def load_model(model: str, dtype: str = "float32", remote_code: bool = False) ->
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     path = resolve_model(model)
-    with _reading(model):
+    with reading(model):
         config = AutoConfig.from_pretrained(path, trust_remote_code=remote_code)
         known = str(getattr(config, "architectures", None) or "")
         own_code = remote_code and "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {})
@@ -142,7 +157,7 @@ def begin(start: Start, seed: int = 0) -> tuple[Any, Any]:
 
     path = resolve_model(start.base)
     torch.manual_seed(seed)
-    with _reading(start.base):
+    with reading(start.base):
         tokenizer = load_tokenizer(path)
         config = AutoConfig.from_pretrained(path)
         config.num_labels = start.heads
@@ -212,7 +227,7 @@ def _with_adapters(model: Any, rank: int) -> Any:
 
 
 @contextmanager
-def _reading(model: str) -> Iterator[None]:
+def reading(model: str) -> Iterator[None]:
     """Quiet while loading, and what goes wrong as one line."""
     from transformers.utils import logging
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from classic_rm.data import Encoded, encode
 from classic_rm.model import load_tokenizer
@@ -18,6 +18,8 @@ from judges.types import Failure, Message
 class PoolingModel:
     """A one-label sequence classifier in vLLM, without a sigmoid; what responses begin with comes from its
     prefix cache."""
+
+    _runner: ClassVar[dict[str, Any]] = {}  # what else the pooling runner is told
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class PoolingModel:
             "enable_prefix_caching": not encoder,  # an encoder keeps nothing that could be cached
             "disable_log_stats": True,
         }
+        settings |= self._runner
         if on_cpu:
             settings |= cpu_settings(max_length or 0) | {"dtype": dtype}
         if max_length:
@@ -69,9 +72,12 @@ class PoolingModel:
         prompts = [{"prompt_token_ids": list(ids)} for group in groups for ids in group]
         if not prompts:
             return [[] for _ in groups]
-        told = self._engine.classify(prompts, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
-        values = iter(tuple(float(v) for v in output.outputs.probs) for output in told)
+        values = iter(self._values(prompts, PoolingParams(use_activation=False)))
         return [[next(values) for _ in group] for group in groups]
+
+    def _values(self, prompts: list[Any], parameters: Any) -> list[tuple[float, ...]]:
+        told = self._engine.classify(prompts, pooling_params=parameters, use_tqdm=False)
+        return [tuple(float(v) for v in output.outputs.probs) for output in told]
 
     def close(self) -> None:
         """End the engine's process."""

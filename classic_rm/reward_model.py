@@ -54,8 +54,8 @@ class RewardModel:
         self.name = model
         self.batch_size = batch_size
         self._add_bos = add_bos
-        loaded, self.tokenizer = load_model(model, dtype, remote_code)
-        self.network = RewardNetwork(loaded).eval()
+        self.network, self.tokenizer = self._load(model, dtype, remote_code)
+        loaded = self.network.plain
         # An encoder is read at its first token, which must then be the text's first: it is padded on the right.
         self.padding_side = padding_side if self.network.decoder else "right"
         limit = max_length_of(loaded, self.tokenizer)
@@ -63,7 +63,8 @@ class RewardModel:
         self._pad = self.tokenizer.pad_token_id
         if self._pad is None:
             self._pad = self.tokenizer.eos_token_id or 0
-        if self.network.decoder and self._pad == self.tokenizer.eos_token_id:
+        classifier = isinstance(self.network, RewardNetwork)
+        if classifier and self.network.decoder and self._pad == self.tokenizer.eos_token_id:
             warnings.warn(
                 f"{model}: the pad token is also the end of turn; the reward is read at the last attended token,"
                 " transformers itself reads the last token that is not the pad, so its rewards differ",
@@ -75,6 +76,11 @@ class RewardModel:
         self.shares = "asked not to" if not share_prompts else "it is an encoder"
         if share_prompts and self.network.decoder:
             self.shares = allow_sharing(loaded, self.max_length) or ""
+
+    def _load(self, model: str, dtype: str, remote_code: bool) -> tuple[Any, Any]:
+        """(network, tokenizer): the network gives rewards and the states they are read from."""
+        loaded, tokenizer = load_model(model, dtype, remote_code)
+        return RewardNetwork(loaded).eval(), tokenizer
 
     def encode(self, messages: tuple[Message, ...], response: str) -> Encoded | Failure:
         return encode(self.tokenizer, messages, response, self.max_length, self._add_bos)

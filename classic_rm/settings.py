@@ -57,3 +57,22 @@ class TrainingSettings:
             raise CannotRun(f"smoothing is a share of wrong labels from 0 to below 0.5, not {self.smoothing}")
         if not 0 < self.validation_share < 1:
             raise CannotRun(f"the validation share is between 0 and 1, not {self.validation_share}")
+
+
+@dataclass(frozen=True)
+class CritiqueSettings:
+    """How critique-out-loud is trained (Ankner et al. 2024, arXiv 2408.11791).
+
+    `critique_weight` is λ in L = L_BT + λ·L_LM, the paper's 5/4. Own critiques are at most `critique_tokens`
+    long, sampled at `temperature`, the one at which several are averaged later. Of `training`, the learning
+    rate, the batches, the lengths and the rest hold for both trained stages.
+    """
+
+    training: TrainingSettings
+    critique_weight: float = 1.25
+    critique_tokens: int = 256
+    temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.critique_weight < 0 or self.temperature < 0 or self.critique_tokens < 1:
+            raise CannotRun("the critiques' weight and temperature are not below 0, their tokens at least 1")

@@ -50,10 +50,10 @@ class Collator:
             owners += [place] * len(example.comparisons)
             first += len(example.responses)
         counts = torch.tensor([float(len(example.comparisons)) for example in held])
-        owner = torch.tensor(owners)
+        owner = torch.tensor(owners, dtype=torch.long)
         draws = torch.tensor([one.draws for one in examples])
         return batch | {
-            "comparisons": torch.tensor(pairs),
+            "comparisons": torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
             "owners": owner,
             "weights": draws[owner] / counts[owner][:, None],
             "margins": torch.tensor([held[place].margin for place in owners]),

@@ -48,7 +48,7 @@ class Trained:
     shares_prompts: str
 
 
-class _Report(TrainerCallback):
+class Report(TrainerCallback):
     """Steps and evaluations to whoever watches."""
 
     def __init__(self, tell: Tell) -> None:
@@ -104,17 +104,17 @@ def train(
 
     scratch = output.with_name(f"{output.name}.training")
     with processes.main_process_first():
-        resume = _last_checkpoint(scratch, _fingerprint(prepared, settings, member))
+        resume = last_checkpoint(scratch, _fingerprint(prepared, settings, member))
     if "tensorboard" in settings.log_to:  # beside the output: the scratch folder goes when the run ends
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output.with_name(f"{output.name}.logs")))
     trainer = PairTrainer(
         model=network,
-        args=_arguments(settings, scratch, len(prepared.train), settings.seed + member),
+        args=arguments(settings, scratch, len(prepared.train), settings.seed + member),
         train_dataset=prepared.train,
         eval_dataset=prepared.held,
         data_collator=Collator(tokenizer.pad_token_id, packed=not why_not),
         compute_metrics=lambda told: dict(zip(MEASURES, told.predictions.mean(0).tolist(), strict=True)),
-        callbacks=[EarlyStoppingCallback(settings.patience), _Report(tell)],
+        callbacks=[EarlyStoppingCallback(settings.patience), Report(tell)],
         settings=settings,
         group=bool(why_not),
     )
@@ -122,7 +122,7 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError, SafetensorError) as error:
-        told = _told(error, settings, scratch)
+        told = told_plainly(error, settings, scratch)
         if told is None:
             raise
         raise told from error
@@ -178,14 +178,14 @@ def _trained(trainer: Trainer, prepared: _Prepared, why_not: str) -> Trained:
     )
 
 
-def _arguments(settings: TrainingSettings, scratch: Path, rows: int, seed: int) -> TrainingArguments:
+def arguments(settings: TrainingSettings, scratch: Path, rows: int, seed: int) -> TrainingArguments:
     capable = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     batches = math.ceil(rows / (settings.batch_size * PartialState().num_processes))
     steps = max(1, math.ceil(settings.epochs * math.ceil(batches / settings.accumulation)))
     every = math.ceil(steps / max(1, round(settings.epochs * settings.evaluations)))
     # Not after a handful of steps, which teach nothing about the held-out loss, but once an epoch at least.
     every = max(1, every, min(20, steps // max(1, math.ceil(settings.epochs))))
-    arguments = TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(scratch),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -216,8 +216,8 @@ def _arguments(settings: TrainingSettings, scratch: Path, rows: int, seed: int) 
         data_seed=seed,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are several processes; a packed row cannot be scattered
-    return arguments
+    made._n_gpu = min(1, made.n_gpu)  # several GPUs are several processes; a packed row cannot be scattered
+    return made
 
 
 def _bootstrap(rows: int, heads: int, seed: int) -> list[tuple[float, ...]]:
@@ -241,7 +241,7 @@ def _fingerprint(prepared: _Prepared, settings: TrainingSettings, member: int) -
     return digest.hexdigest()
 
 
-def _last_checkpoint(scratch: Path, fingerprint: str) -> Path | None:
+def last_checkpoint(scratch: Path, fingerprint: str) -> Path | None:
     """Where a killed run of the same rows and settings goes on; a half-written checkpoint is passed over.
 
     Raises CannotRun when the folder holds another run."""
@@ -265,7 +265,7 @@ def _last_checkpoint(scratch: Path, fingerprint: str) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _told(error: BaseException, settings: TrainingSettings, scratch: Path) -> CannotRun | None:
+def told_plainly(error: BaseException, settings: TrainingSettings, scratch: Path) -> CannotRun | None:
     """What the user can do about it; None for what is not theirs to mend."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
+from judges.critique_reward import TrainedHead, has_head
 from judges.engines.base import Generated, Request, RequestFailed
 from judges.errors import CannotRun
 from judges.extraction import split_thinking
 from judges.llm_judge import LLMJudge, Messages, Sampling, text_up_to
+from judges.scorer import softmax_preference
 from judges.self_rewarding import scored
-from judges.types import Item, Judgment, Usage
+from judges.types import REAL_LINE, Item, Judgment, Scorecard, Usage
 from judges.voting import joined
 
 
@@ -22,6 +26,11 @@ class CritiqueOutLoud(LLMJudge):
     at temperature 0.5 (the paper's) when more than one. A critique that meets its token limit is marked
     `truncated`; with `finish` it may go on for as many tokens again; one that is still cut is scored after a
     line that says it ended early.
+
+    `read="head"`, which a folder of `assay train --kind critique-out-loud` gets by itself, takes the raw reward
+    that the trained head reads at the critique's end, under transformers or vLLM (`head_engine`); preference is
+    the rewards' softmax. The prompt and `max_tokens` are then those of its training, and a cut critique may go on
+    unless `finish` says no: one that is still cut is a Failure, for the head knows only whole ones.
     """
 
     name = "critique-out-loud"
@@ -33,24 +42,58 @@ class CritiqueOutLoud(LLMJudge):
         critiques: int = 1,
         temperature: float | None = None,
         top_p: float = 1.0,
-        finish: bool = False,
+        finish: bool | None = None,
+        head_engine: str = "transformers",
         **settings: Any,
     ) -> None:
+        self.head: TrainedHead | None = None
+        if has_head(str(settings.get("model", ""))) and settings.get("read", "") in ("", "head"):
+            self.head = TrainedHead(str(settings["model"]), head_engine)
+            settings = self.head.settings(settings)
         super().__init__(**settings)
+        if "head" in self.ways and self.head is None:
+            raise CannotRun(
+                f"scorer {self.name!r}: read=head stands alone and needs model=, a folder with a trained head: 'assay"
+                f" train --kind critique-out-loud' makes one; model={self.model!r}, read={'+'.join(self.ways)}"
+            )
+        if self.head is not None:
+            self.scale = REAL_LINE
         if critiques < 1:
             raise CannotRun(f"scorer {self.name!r}: critiques is at least 1")
         if critiques > 1 and temperature == 0:
             raise CannotRun(f"scorer {self.name!r}: {critiques} critiques at temperature 0 are one")
-        self.critiques, self.finish = critiques, finish
+        self.critiques = critiques
+        self.finish = finish if finish is not None else self.head is not None
         self.sampling = Sampling(temperature if temperature is not None else (0.0 if critiques == 1 else 0.5), top_p)
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {
-            "critiques": self.critiques,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "finish": self.finish,
-        }
+        head = {} if self.head is None else {"head_engine": self.head.engine}
+        return (
+            super().identity()
+            | head
+            | {
+                "critiques": self.critiques,
+                "temperature": self.sampling.temperature,
+                "top_p": self.sampling.top_p,
+                "finish": self.finish,
+            }
+        )
+
+    def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
+        if self.head is not None:
+            self.head.open()
+        return super().stream(items)
+
+    def close(self) -> None:
+        super().close()
+        if self.head is not None:
+            self.head.close()
+
+    async def card(self, item: Item) -> Scorecard:
+        card = await super().card(item)
+        if self.head is None:
+            return card
+        return replace(card, preference=softmax_preference(card.judgments, self.head.temperature))
 
     async def judge(self, item: Item, index: int) -> Judgment:
         messages = self.template.render(item, (index,))
@@ -66,6 +109,9 @@ class CritiqueOutLoud(LLMJudge):
             kept = {"critique": critique, "completions": (written.text,), "truncated": truncated}
             if not critique:
                 raise RequestFailed("empty", "the judge wrote no critique")
+            if self.head is not None:
+                reward, more = await self.head.reward(messages, whole(written))
+                return Judgment(score=reward, read="head", usage=usage + more, **kept)
             ended = f"{written.text.rstrip()} [cut off]\n" if truncated else f"{written.text.rstrip()}\n"
             prefix = text_up_to(ended, "\n" + self.template.announcement)
             answer = await self.verdict_after(messages, prefix, self.template.labels)
@@ -92,3 +138,19 @@ class CritiqueOutLoud(LLMJudge):
             if written.finish != "length":
                 break
         return Generated(text, written.finish), usage
+
+
+def whole(written: Generated) -> str:
+    """A finished critique, without what was thought before it: what a reward is read at the end of.
+
+    Raises RequestFailed for one that the token limit cut off, and for an empty one.
+
+    >>> whole(Generated("<think>Hm.</think> It is right. ", "stop"))
+    'It is right.'
+    """
+    if written.finish == "length":
+        raise RequestFailed("truncated", "the token limit cut the critique off; raise max_tokens")
+    critique = split_thinking(written.text)[1].strip()
+    if not critique:
+        raise RequestFailed("empty", "the judge wrote no critique")
+    return critique

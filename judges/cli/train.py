@@ -55,7 +55,7 @@ def run(
     rows = list(read_preferences(file, mapping, limit))
     tests = [pair for _, item in read_preferences(test, mapping, None) for pair in as_pairs(item)] if test else []
     if quality:
-        rows = _filtered(rows, output, quiet)
+        rows = filtered(rows, output, quiet)
     try:
         import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
@@ -71,7 +71,7 @@ def run(
     start = Start(**{name: settings.pop(name) for name in Start.__dataclass_fields__ if name in settings})
     chosen = TrainingSettings(start=start, **settings)
     if ensemble == 1:
-        train(rows, chosen, output, _Watch(quiet), _finish(output.name, rows, tests, chosen, quiet))
+        train(rows, chosen, output, Watch(quiet), _finish(output.name, rows, tests, chosen, quiet))
         return
     from classic_rm.ensemble import write_ensemble
 
@@ -79,10 +79,10 @@ def run(
     for i, name in enumerate(names):
         if not (output / name / "config.json").is_file():
             finish = _finish(f"{output.name}/{name}", rows, tests, replace(chosen, seed=chosen.seed), quiet)
-            train(rows, chosen, output / name, _Watch(quiet), finish, member=i)
+            train(rows, chosen, output / name, Watch(quiet), finish, member=i)
     write_ensemble(output, names)
     if tests:
-        _say(quiet, {"all members, test": _table(_evaluated({"ensemble": _scorer(output)}, tests))})
+        say(quiet, {"all members, test": table(evaluated({"ensemble": _scorer(output)}, tests))})
 
 
 def read_preferences(file: str, mapping: dict[str, str], limit: int | None) -> Iterator[tuple[int, Item | Failure]]:
@@ -91,14 +91,14 @@ def read_preferences(file: str, mapping: dict[str, str], limit: int | None) -> I
         yield from enumerate(load_benchmark(file, limit=limit), start=1)
         return
     rows = ((row.number, row.item) for row in read_rows(file, mapping))
-    found = list(rows) if limit is None else list(_in_turn(list(rows), limit))
+    found = list(rows) if limit is None else list(in_turn(list(rows), limit))
     if not any(isinstance(item, Item) for _, item in found):
         first = next(((number, item) for number, item in found if isinstance(item, Failure)), None)
         raise CannotRun(f"{file}, row {first[0]}: {first[1].message}" if first else f"{file}: the file has no rows")
     yield from found
 
 
-def _in_turn(rows: Rows, limit: int) -> Iterator[tuple[int, Item | Failure]]:
+def in_turn(rows: Rows, limit: int) -> Iterator[tuple[int, Item | Failure]]:
     """A short run sees every subset: rows are taken from them in turn."""
     by_subset: dict[str, Rows] = {}
     for number, item in rows:
@@ -116,7 +116,7 @@ def as_pairs(item: Item | Failure) -> Iterator[Item]:
             yield replace(item, id=f"{item.id}/{won}-{lost}", responses=sides, gold=Gold(chosen=(0,)), comparisons=None)
 
 
-def _filtered(rows: Rows, output: Path, quiet: bool) -> Rows:
+def filtered(rows: Rows, output: Path, quiet: bool) -> Rows:
     """The rows that pass every filter of `judges.quality`; the others, with their reasons, in a file."""
     readable = [(number, item) for number, item in rows if isinstance(item, Item)]
     verdicts = decide(item for _, item in readable)
@@ -156,17 +156,17 @@ def _finish(name: str, rows: Rows, tests: list[Item], settings: TrainingSettings
             sets["test"] = tests
         with _scorer(folder) as model:
             scorers = {"bradley-terry": model, "bag of words": BagOfWords(learned), "length": Length()}
-            results = {title: _evaluated(scorers, pairs) for title, pairs in sets.items()}
-        tables = {title: _table(result) for title, result in results.items()}
+            results = {title: evaluated(scorers, pairs) for title, pairs in sets.items()}
+        tables = {title: table(result) for title, result in results.items()}
         plot(trained.history, trained.best_step, folder / PLOT)
         text = card(name, trained, settings, tables, read_statistics(folder))
         (folder / "README.md").write_text(text, encoding="utf-8")
-        _say(quiet, tables)
+        say(quiet, tables)
 
     return finish
 
 
-def _evaluated(scorers: dict[str, Scorer], pairs: list[Item]) -> dict[str, dict[str, Accuracy]]:
+def evaluated(scorers: dict[str, Scorer], pairs: list[Item]) -> dict[str, dict[str, Accuracy]]:
     """Accuracy by subset (all of them first), for each scorer."""
     subsets = sorted({item.subset for item in pairs if item.subset})
     found: dict[str, dict[str, Accuracy]] = {}
@@ -179,7 +179,7 @@ def _evaluated(scorers: dict[str, Scorer], pairs: list[Item]) -> dict[str, dict[
     return found
 
 
-def _table(found: dict[str, dict[str, Accuracy]]) -> str:
+def table(found: dict[str, dict[str, Accuracy]]) -> str:
     names = list(next(iter(found.values())))
     lines = [f"| accuracy (95 %) | pairs | {' | '.join(names)} |", "|---|--:|" + "--:|" * len(names)]
     for subset, by_name in found.items():
@@ -195,13 +195,13 @@ def _shown(a: Accuracy) -> str:
     return f"{100 * a.accuracy:.1f} [{100 * a.low:.1f}, {100 * a.high:.1f}]{failed}"
 
 
-def _say(quiet: bool, tables: dict[str, str]) -> None:
+def say(quiet: bool, tables: dict[str, str]) -> None:
     if not quiet:
         for title, table in tables.items():
             print(f"\n{title}\n{table}")
 
 
-class _Watch:
+class Watch:
     """A bar of steps, and under it a row for each evaluation; plain lines where there is no terminal."""
 
     COLUMNS = (
