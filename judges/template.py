@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import jinja2
 import jinja2.sandbox
 import yaml
 
+from judges.engines.base import RequestFailed
 from judges.errors import CannotRun
 from judges.types import Item, Message, Read, Scale
 
@@ -26,11 +28,20 @@ _OPTIONAL = {"description", "system", "scale", "labels", "read"}
 READS: dict[str, tuple[Read, ...]] = {
     "pointwise": ("text", "json", "expected", "forced"),
     "score": ("expected", "forced", "text"),
-    "critique": ("expected", "text", "forced"),
+    "critique": ("expected", "text", "forced", "head"),
     "pairwise": ("text", "json", "expected", "forced"),
     "listwise": ("text", "json", "expected", "forced"),
 }
 _FENCE = "=" * 8
+# Equals signs, what looks like them in a row, and what stands between them unseen: combining marks, joiners.
+_EQUALS = "=\u1400\u207c\u208c\u2261\u2263\u2550\u268c\u2a75\u2a76\u2e40\u30a0\ua4ff\ua78a\ufe66\uff1d\U0001f7f0"
+_UNSEEN = (
+    "\u00ad\u0300-\u036f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff"
+)
+_SIGN = f"[{_EQUALS}][{_UNSEEN}]*"
+_RUN = re.compile(f"(?:{_SIGN}){{4,}}")
+_THREE = re.compile(f"(?:{_SIGN}){{3}}(?=[{_EQUALS}])")
 
 
 @dataclass(frozen=True)
@@ -71,10 +82,10 @@ class Template:
 
     def render(self, item: Item, responses: tuple[int, ...]) -> tuple[Message, ...]:
         """Chat messages that ask about the responses with these indices."""
-        # Data is fenced, and a run of the fence's own character inside data is broken: it cannot close it.
+        # Data is fenced, and a run of what looks like the fence inside data is broken: it cannot close it.
         texts = [_fenced(item.responses[i]) for i in responses]
         values: dict[str, Any] = {
-            "question": _fenced(_transcript(item)),
+            "question": _question(item),
             "response": texts[0],
             "responses": texts,
             "reference": None if item.reference is None else _fenced(item.reference),
@@ -92,15 +103,25 @@ class Template:
 
 
 def _fenced(text: str) -> str:
-    while "====" in text:
-        text = text.replace("====", "=== =")
-    return f"{_FENCE}\n{text}\n{_FENCE}"
+    """Text between two fences, with a space after every third of four or more equals signs, or their like, in it.
+
+    >>> _fenced("a == b\\n=====\\n＝＝＝＝").splitlines()
+    ['========', 'a == b', '=== ==', '＝＝＝ ＝', '========']
+    """
+    broken = _RUN.sub(lambda run: _THREE.sub(lambda three: f"{three[0]} ", run[0]), text)
+    return f"{_FENCE}\n{broken}\n{_FENCE}"
 
 
-def _transcript(item: Item) -> str:
+def _question(item: Item) -> str:
+    """The prompt, fenced; of several turns each by itself, so that none can pretend to be two.
+
+    Raises RequestFailed for a role that is more than a word.
+    """
     if len(item.messages) == 1:
-        return item.messages[0]["content"]
-    return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in item.messages)
+        return _fenced(item.messages[0]["content"])
+    if strange := [m["role"] for m in item.messages if not m["role"].isidentifier()]:
+        raise RequestFailed("malformed", f"{strange[0]!r} is not a role")
+    return "\n\n".join(f"[{m['role']}]\n{_fenced(m['content'])}" for m in item.messages)
 
 
 @lru_cache(maxsize=1)
