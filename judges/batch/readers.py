@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from judges.candidates import Prompt
 from judges.errors import CannotRun
 from judges.types import Failure, Gold, Item, Message
 
@@ -35,16 +36,21 @@ FIELDS = (
     "agreement",
     "votes",
 )
+_NO_RESPONSE = Failure("empty", "no response: it needs response, responses, or chosen and rejected")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file: its number (1 is the first), its columns, its unique id, and its Item or why not."""
+    """One row of a file: its number (1 is the first), its columns, its unique id, and its Item or why not.
+
+    A row that lacks nothing but a response is also a `prompt`, for a policy to answer.
+    """
 
     number: int
     columns: dict[str, Any]
     id: str
     item: Item | Failure
+    prompt: Prompt | None = None
 
 
 def read_rows(path: str, mapping: Mapping[str, str] | None = None) -> Iterator[Row]:
@@ -69,7 +75,11 @@ def read_rows(path: str, mapping: Mapping[str, str] | None = None) -> Iterator[R
         given = fields.get("id")
         name = str(given) if given not in (None, "") else f"row-{number}"
         name = _unique(name, number, seen)
-        yield Row(number, columns, name, to_item(name, fields))
+        read = read_fields(name, fields)
+        if isinstance(read, Prompt):
+            yield Row(number, columns, name, _NO_RESPONSE, read)
+        else:
+            yield Row(number, columns, name, read)
 
 
 def _unique(name: str, number: int, seen: set[str]) -> str:
@@ -89,6 +99,18 @@ def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
     (0,)
     >>> to_item("a", {"prompt": "Hi"}).message
     'no response: it needs response, responses, or chosen and rejected'
+    """
+    read = read_fields(name, fields)
+    return _NO_RESPONSE if isinstance(read, Prompt) else read
+
+
+def read_fields(name: str, fields: Mapping[str, Any]) -> Item | Prompt | Failure:
+    """As `to_item`, but a row that has a prompt and no response is a Prompt.
+
+    An empty response is a response; no field for it, null and an empty list of `responses` are none.
+
+    >>> read_fields("a", {"prompt": "Hi"}).id, read_fields("a", {"prompt": "Hi", "response": ""}).responses
+    ('a', ('',))
     """
     messages, response = fields.get("messages"), fields.get("response")
     prompt = fields.get("prompt")
@@ -118,10 +140,10 @@ def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
         if any(side is None for side in sides):
             return Failure("empty", "a preference row needs both chosen and rejected as text")
         responses, gold = sides, Gold(chosen=(0,))
+    elif response is None and fields.get("responses") is not None:
+        return Failure("malformed", "responses is not a list of texts")
     else:
-        responses = [response]
-    if not responses or responses == [None]:
-        return Failure("empty", "no response: it needs response, responses, or chosen and rejected")
+        responses = [] if response is None else [response]
     if not all(isinstance(r, str) for r in responses):
         return Failure("malformed", "a response is not text")
     optional = ("system", "reference", "rubric", "subset")
@@ -133,6 +155,8 @@ def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
     meta = _meta(fields)
     if isinstance(meta, Failure):
         return meta
+    if not responses:
+        return Prompt(id=name, prompt=prompt, meta=meta, **texts)
     return Item(id=name, prompt=prompt, responses=responses, gold=gold, meta=meta, **texts)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from judges.batch.readers import Row, read_rows
+from judges.candidates import Policy, Prompt, Sampled
 from judges.errors import CannotRun
-from judges.llm_judge import LLMJudge
 from judges.scorer import Scorer
 from judges.types import Failure, Item, Judgment, Scorecard, Usage, to_plain
 
@@ -24,6 +25,8 @@ from judges.types import Failure, Item, Judgment, Scorecard, Usage, to_plain
 OURS = frozenset(
     ("row", "score", "scores", "failure", "failures", "critique", "votes", "usage", "read", "truncated", "preference")
 )
+# What it adds where candidates were drawn.
+_DRAWN = frozenset(("response", "responses", "generation"))
 
 
 @dataclass
@@ -47,11 +50,13 @@ def score_file(
     mapping: dict[str, str] | None = None,
     limit: int | None = None,
     on_row: Callable[[Summary], None] = lambda _: None,
+    policy: Policy | None = None,
 ) -> Summary:
     """Score every row of a file and append it to `output`, in the order of finishing.
 
+    With a `policy`, a row that has a prompt and no response gets candidates from it, and those are scored.
     Rows whose id is in the output already are not judged again. Raises CannotRun when the output was made
-    with another input, scorer, model or template, or is being written by another run.
+    with another input, scorer, policy, model or template, or is being written by another run.
     """
     beside = output.with_name(output.name + ".run")
     try:
@@ -64,62 +69,70 @@ def score_file(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CannotRun(f"{output} is being written by another run") from error
-        _check_manifest(source, scorer, output, beside / "manifest.json", mapping or {})
+        _check_manifest(source, scorer, policy, output, beside / "manifest.json", mapping or {})
         summary = Summary()
         done = _finished_ids(output, summary)
-        if isinstance(scorer, LLMJudge):
-            scorer.remember(beside / "completions.sqlite")
+        if remember := getattr(scorer, "remember", None):
+            remember(beside / "completions.sqlite")
+        if policy is not None:
+            policy.remember(beside / "candidates.sqlite")
         pending: dict[str, Row] = {}
-
-        def items(rows: Iterator[Row]) -> Iterator[Item]:
-            for row in rows:
-                if row.id in done:
-                    continue
-                pending[row.id] = row
-                if isinstance(row.item, Item):
-                    yield row.item
-                else:
-                    bad.append(row)
-
-        bad: list[Row] = []
+        drawn: dict[str, Sampled] = {}
         with open(output, "ab", buffering=0) as out:
+            writing = threading.Lock()  # a row that cannot be judged is written where it is read, on the feeding thread
 
-            def write(row: Row, card: Scorecard | Failure) -> None:
-                line = json.dumps(output_row(row, card), ensure_ascii=False, allow_nan=False, default=str)
+            def write(row: Row, card: Scorecard | Failure, sampled: Sampled | None = None) -> None:
+                line = json.dumps(output_row(row, card, sampled), ensure_ascii=False, allow_nan=False, default=str)
                 data = line.encode("utf-8", "backslashreplace") + b"\n"
-                if out.write(data) != len(data):
-                    raise CannotRun(f"{output}: the disk took only a part of a line; make room and run again")
-                summary.written += 1
-                if isinstance(card, Scorecard):
-                    summary.usage += card.usage
-                summary.failures.update(_reasons(card))
-                on_row(summary)
+                with writing:
+                    if out.write(data) != len(data):
+                        raise CannotRun(f"{output}: the disk took only a part of a line; make room and run again")
+                    summary.written += 1
+                    summary.usage += _usage(card, sampled)
+                    summary.failures.update(_reasons(card))
+                    on_row(summary)
 
-            def write_bad() -> None:
-                while bad:
-                    row = bad.pop()
-                    del pending[row.id]
-                    write(row, row.item if isinstance(row.item, Failure) else Failure("malformed", "bad row"))
+            def asked() -> Iterator[Item | Prompt]:
+                for row in islice(read_rows(source, mapping), limit):
+                    if row.id in done:
+                        continue
+                    ready = row.prompt if policy is not None and row.prompt is not None else row.item
+                    if isinstance(ready, Failure):
+                        write(row, ready)
+                    else:
+                        pending[row.id] = row
+                        yield ready
 
-            rows = islice(read_rows(source, mapping), limit)
+            def items() -> Iterator[Item]:
+                for one in asked() if policy is None else policy.stream(asked()):
+                    if isinstance(one, Item):
+                        yield one
+                    elif isinstance(one, Sampled):
+                        if isinstance(one.item, Failure):
+                            write(pending.pop(one.prompt.id), one.item, one)
+                        else:
+                            drawn[one.item.id] = one
+                            yield one.item
+
             try:
-                cards = scorer.stream(items(rows))
+                cards = scorer.stream(items())
                 try:
                     for card in cards:
-                        write(pending.pop(card.id), card)
-                        write_bad()
+                        write(pending.pop(card.id), card, drawn.pop(card.id, None))
                 finally:  # cancel what is in flight, where the scorer has something in flight
                     getattr(cards, "close", lambda: None)()
-                write_bad()
             except OSError as error:
                 raise CannotRun(f"{output}: {error.strerror}; what is written is safe, run again") from error
     return summary
 
 
-def output_row(row: Row, card: Scorecard | Failure) -> dict[str, Any]:
-    """The input row, its number and id, and what was said of it."""
-    base = {(f"input.{key}" if key in OURS else key): _finite(value) for key, value in row.columns.items()}
+def output_row(row: Row, card: Scorecard | Failure, sampled: Sampled | None = None) -> dict[str, Any]:
+    """The input row, its number and id, the candidates where some were drawn, and what was said of it."""
+    ours = OURS if sampled is None else OURS | _DRAWN
+    base = {(f"input.{key}" if key in ours else key): _finite(value) for key, value in row.columns.items()}
     base |= {"row": row.number, "id": row.id}
+    if sampled is not None:
+        base |= _candidates(sampled)
     if isinstance(card, Failure):
         return base | {"score": None, "failure": to_plain(card), "critique": None, "votes": [], "usage": None}
     if len(card.judgments) == 1:
@@ -133,6 +146,21 @@ def output_row(row: Row, card: Scorecard | Failure) -> dict[str, Any]:
         "votes": [_votes(j) for j in card.judgments],
         "usage": to_plain(card.usage),
     }
+
+
+def _candidates(sampled: Sampled) -> dict[str, Any]:
+    """The candidates as an input row would hold them, and what they cost."""
+    if isinstance(sampled.item, Failure):
+        return {"generation": None}
+    cost = {"truncated": sampled.truncated, "usage": to_plain(sampled.usage)}
+    if len(sampled.item.responses) == 1:
+        return {"response": sampled.item.responses[0], "generation": cost}
+    return {"responses": sampled.item.responses, "generation": cost}
+
+
+def _usage(card: Scorecard | Failure, sampled: Sampled | None) -> Usage:
+    judged = card.usage if isinstance(card, Scorecard) else Usage()
+    return judged if sampled is None else judged + sampled.usage
 
 
 def _finite(value: Any) -> Any:
@@ -191,12 +219,16 @@ def _finished_ids(output: Path, summary: Summary) -> set[str]:
     return done
 
 
-def _check_manifest(source: str, scorer: Scorer, output: Path, manifest: Path, mapping: dict[str, str]) -> None:
+def _check_manifest(
+    source: str, scorer: Scorer, policy: Policy | None, output: Path, manifest: Path, mapping: dict[str, str]
+) -> None:
     now = {
         "input_sha256": _file_hash(source),
         "mapping": mapping,
         **json.loads(json.dumps(scorer.identity(), default=str)),
     }
+    if policy is not None:
+        now["policy"] = json.loads(json.dumps(policy.identity(), default=str))
     if manifest.exists():
         before = json.loads(manifest.read_text())
         if before != now:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,13 @@ models_app = typer.Typer(help="List and show well-known reward models and judges
 app.add_typer(models_app, name="models")
 
 SpecOption = Annotated[str, typer.Option("--scorer", help="NAME[,model=M][,engine=E][,key=value …]", metavar="SPEC")]
+# Options of `train` that one kind does not read: given, they are refused.
+NOT_FOR_CRITIQUES = (
+    *("lora", "layers", "frozen", "heads", "ensemble", "smoothing", "contrast", "uncertainty"),
+    *("foreign_rejected", "share_prompts", "log_to"),
+)
+ONLY_FOR_CRITIQUES = ("critique_weight", "critique_tokens", "critique_temperature", "template", "engine")
+
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only errors.")]
 
 
@@ -51,26 +58,41 @@ def score(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; more than once.")] = None,
     map_: Annotated[list[str] | None, typer.Option("--map", help="field=column; more than once.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Write so many responses to a prompt that has none, and score them.")
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="MODEL[,key=value …] that writes them; the judge's own by default."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Score every row of a file. Killed and started again, it goes on where it stopped."""
     from judges.cli.score import run
 
-    run(file, scorer, output, model, set_ or [], map_ or [], limit, quiet)
+    run(file, scorer, output, model, set_ or [], map_ or [], limit, candidates, policy, quiet)
 
 
 @app.command(epilog="Example: assay train demo:train --base embedded:minilm -o runs/my-reward-model")
 def train(
+    context: typer.Context,
     file: Annotated[
         str,
         typer.Argument(help="Rows of prompt, chosen, rejected (or responses with scores); hf:OWNER/NAME; demo:train."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint's folder.")],
+    kind: Annotated[
+        Literal["bradley-terry", "critique-out-loud"],
+        typer.Option(help="The latter writes a critique first; it learns from chosen_critique, rejected_critique."),
+    ] = "bradley-terry",
     test: Annotated[str | None, typer.Option(help="A file to measure on at the end, beside the baselines.")] = None,
     map_: Annotated[list[str] | None, typer.Option("--map", help="field=column; more than once.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Only so many rows.")] = None,
     quality: Annotated[bool, typer.Option(help="Filter the rows first, as assay filter does.")] = False,
-    base: Annotated[str, typer.Option(help="The model to begin from.")] = "embedded:minilm",
+    base: Annotated[
+        str | None,
+        typer.Option(help="The model to begin from.", show_default="embedded:minilm; critiques: embedded:smollm2-135m"),
+    ] = None,
     lora: Annotated[int, typer.Option(min=0, help="Rank of LoRA adapters; 0 trains every weight.")] = 0,
     layers: Annotated[int | None, typer.Option(min=1, help="Keep only the first layers of a decoder.")] = None,
     frozen: Annotated[int, typer.Option(min=0, help="Embeddings and so many first layers stay as they are.")] = 0,
@@ -82,7 +104,14 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step and device.")] = 16,
     accumulation: Annotated[int, typer.Option(min=1, help="Batches added up before a step.")] = 1,
     checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
-    max_length: Annotated[int, typer.Option(min=8, help="Tokens; a longer prompt is cut from the left.")] = 512,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Tokens; a longer prompt is cut from the left, a row with a longer critique left out.",
+            show_default="512; critiques: 1024",
+        ),
+    ] = None,
     weight_decay: Annotated[float, typer.Option(min=0)] = 0.01,
     warmup_share: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
     centring: Annotated[float, typer.Option(min=0, help="Weight of (chosen + rejected)².")] = 0.01,
@@ -96,17 +125,36 @@ def train(
     validation_share: Annotated[float, typer.Option(help="Share of prompts held out.")] = 0.1,
     patience: Annotated[int, typer.Option(min=1, help="Evaluations without a lower held-out loss.")] = 3,
     evaluations: Annotated[int, typer.Option(min=1, help="Evaluations an epoch.")] = 4,
+    critique_weight: Annotated[
+        float, typer.Option(min=0, help="Critiques: weight of the LM loss beside Bradley–Terry's.")
+    ] = 1.25,
+    critique_tokens: Annotated[int, typer.Option(min=1, help="Critiques: the longest of its own.")] = 256,
+    critique_temperature: Annotated[float, typer.Option(min=0, help="Critiques: at which it writes its own.")] = 0.5,
+    template: Annotated[
+        str, typer.Option(help="Critiques: the prompt, by name or as a file.md.")
+    ] = "critique-out-loud",
+    engine: Annotated[
+        str, typer.Option(help="Critiques: what writes its own; vllm where it is installed, else transformers.")
+    ] = "",
     seed: int = 0,
     log_to: Annotated[list[str] | None, typer.Option(help="tensorboard or wandb; more than once.")] = None,
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing where the folder is there.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a Bradley–Terry reward model. Killed and started again, it goes on from its last evaluation."""
+    """Train a reward model. Killed and started again, it goes on from its last evaluation."""
     from judges.cli.score import read_pairs
     from judges.cli.train import run
+    from judges.errors import CannotRun
 
+    critiques = kind == "critique-out-loud"
+    elsewhere = NOT_FOR_CRITIQUES if critiques else ONLY_FOR_CRITIQUES
+    sources = {name: context.get_parameter_source(name) for name in elsewhere}
+    if given := [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]:
+        raise CannotRun(f"--{given[0].replace('_', '-')} is not for --kind {kind}")
+    if engine not in ("", "vllm", "transformers"):
+        raise CannotRun(f"--engine is vllm or transformers, not {engine!r}")
     settings = {
-        "base": base,
+        "base": base or ("embedded:smollm2-135m" if critiques else "embedded:minilm"),
         "lora": lora,
         "layers": layers,
         "frozen": frozen,
@@ -117,7 +165,7 @@ def train(
         "batch_size": batch_size,
         "accumulation": accumulation,
         "checkpointing": checkpointing,
-        "max_length": max_length,
+        "max_length": max_length or (1024 if critiques else 512),
         "weight_decay": weight_decay,
         "warmup_share": warmup_share,
         "centring": centring,
@@ -132,6 +180,26 @@ def train(
         "seed": seed,
         "log_to": tuple(log_to or ()),
     }
+    if critiques:
+        from judges.cli.train_critiques import run as run_critiques
+
+        run_critiques(
+            file,
+            output,
+            settings,
+            critique_weight=critique_weight,
+            critique_tokens=critique_tokens,
+            critique_temperature=critique_temperature,
+            template=template,
+            engine=engine,
+            mapping=read_pairs("--map", map_ or []),
+            test=test,
+            limit=limit,
+            quality=quality,
+            if_missing=if_missing,
+            quiet=quiet,
+        )
+        return
     run(
         file,
         output,
@@ -195,6 +263,23 @@ def doctor(
     run(model, remote_code, quiet)
 
 
+@app.command(epilog="Example: assay attack demo --scorer self-rewarding,votes=1 --limit 20 -o runs/attack")
+def attack(
+    file: Annotated[str, typer.Argument(help="Rows of prompt, chosen, rejected; FILE@SUBSET keeps one; or demo.")],
+    scorer: SpecOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for everything.")],
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Only this one, beside the harmless change; more than once.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows, over all subsets.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how often a losing response wins once it tries to take the judge over, by attack."""
+    from judges.cli.attack import run
+
+    run(file, scorer, attack or [], output, limit, quiet)
+
+
 @app.command(epilog="Example: assay explain answers.jsonl --row 3 --scorer self-rewarding,votes=1")
 def explain(
     file: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet; or demo.")],
@@ -227,12 +312,12 @@ def prompts_show(name: str) -> None:
 def prompts_render(
     name: str,
     prompt: Annotated[str, typer.Option()] = "What is 2 + 2?",
-    response: Annotated[str, typer.Option()] = "It is 4.",
+    response: Annotated[list[str] | None, typer.Option(help="More than once for a template that compares.")] = None,
 ) -> None:
-    """The chat messages that a template makes of a prompt and a response."""
+    """The chat messages that a template makes of a prompt and its responses."""
     from judges.cli.prompts import render
 
-    render(name, prompt, response)
+    render(name, prompt, response or ["It is 4.", "It is 22."])
 
 
 @models_app.command("list", epilog="Example: assay models list")

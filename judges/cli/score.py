@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from judges.batch.run import Summary, score_file
+from judges.candidates import Policy
 from judges.cli.progress import RowProgress
 from judges.errors import CannotRun
-from judges.scorer import load_scorer, parse_spec, read_value
+from judges.llm_judge import ENGINE_PREFIX, LLMJudge
+from judges.scorer import Scorer, load_scorer, parse_spec, read_value
 from judges.types import Usage
+
+_PLACE = ("engine", "base_url", "api_key")  # where a model runs
 
 
 def run(
@@ -23,8 +30,12 @@ def run(
     settings: list[str],
     mapping: list[str],
     limit: int | None,
+    candidates: int | None,
+    policy: str | None,
     quiet: bool,
 ) -> None:
+    if policy and candidates is None:
+        raise CannotRun("--policy writes candidates: say how many with --candidates N")
     if not Path(file).expanduser().is_file():
         raise CannotRun(f"no file {file!r}")
     name, chosen = parse_spec(spec)
@@ -32,14 +43,17 @@ def run(
     if model:
         chosen["model"] = model
     fields = read_pairs("--map", mapping)
-    with load_scorer(name, **chosen) as scorer, RowProgress(name, limit, quiet) as progress:
+    with ExitStack() as stack:
+        scorer = stack.enter_context(load_scorer(name, **chosen))
+        writer = None if candidates is None else stack.enter_context(load_policy(policy, candidates, scorer, chosen))
+        progress = stack.enter_context(RowProgress(name, limit, quiet))
         seen = [Usage()]
 
         def told(summary: Summary) -> None:
             before, seen[0] = seen[0], summary.usage
             progress.row(_difference(summary.usage, before))
 
-        summary = score_file(file, scorer, output, fields, limit, told)
+        summary = score_file(file, scorer, output, fields, limit, told, writer)
     if not quiet:
         failed = ", ".join(f"{count} {reason}" for reason, count in summary.failures.most_common()) or "none"
         print(
@@ -48,6 +62,24 @@ def run(
         )
     if summary.failed:
         raise typer.Exit(1)
+
+
+def load_policy(spec: str | None, candidates: int, scorer: Scorer, chosen: Mapping[str, Any]) -> Policy:
+    """The policy of `--policy MODEL[,key=value …]`; without one, the model that the scorer judges with.
+
+    The judge's own model runs with the judge's engine and its settings (`chosen`), so both share one.
+    """
+    model, settings = parse_spec(spec) if spec else ("", {})
+    if isinstance(scorer, LLMJudge) and model in ("", scorer.model):
+        model = scorer.model
+        shared = {key: value for key, value in chosen.items() if key in _PLACE or key.startswith(ENGINE_PREFIX)}
+        settings = shared | settings
+    if not model:
+        raise CannotRun(f"scorer {scorer.name!r} writes no candidates: name a model that does with --policy MODEL")
+    try:
+        return Policy(model, candidates, **settings)
+    except TypeError as error:
+        raise CannotRun(f"--policy: a setting has a wrong value: {error}") from error
 
 
 def _difference(now: Usage, before: Usage) -> Usage:
