@@ -39,6 +39,7 @@ bench: setup
 	@test -d $(DATA) || { echo "no real judgments at $(DATA); give DATA=FOLDER"; exit 1; }
 	$(BIN)/python tests/benchmarks/train_vs_trl.py $(DATA)/hh_bt_train.jsonl
 	$(BIN)/python tests/benchmarks/score_vs_pipeline.py $(DATA)
+	$(BIN)/python tests/benchmarks/judge_throughput.py $(DATA)
 	$(BIN)/python tests/benchmarks/overfitting.py $(DATA)/hh_bt_train.jsonl $(DATA)/hh_bt_val.jsonl
 
 lint: setup

@@ -95,7 +95,7 @@ class Template:
             "announcement": self.announcement,
         }
         try:
-            text = _environment().from_string(self.body).render(values)
+            text = _compiled(self.body).render(values)
         except jinja2.TemplateError as error:
             raise CannotRun(f"template {self.path}: {error}") from error
         user: Message = {"role": "user", "content": text.strip()}
@@ -122,6 +122,11 @@ def _question(item: Item) -> str:
     if strange := [m["role"] for m in item.messages if not m["role"].isidentifier()]:
         raise RequestFailed("malformed", f"{strange[0]!r} is not a role")
     return "\n\n".join(f"[{m['role']}]\n{_fenced(m['content'])}" for m in item.messages)
+
+
+@lru_cache(maxsize=32)
+def _compiled(body: str) -> jinja2.Template:
+    return _environment().from_string(body)
 
 
 @lru_cache(maxsize=1)

@@ -90,10 +90,11 @@ def test_only_pairs_judged_rightly_are_attacked_and_length_is_fooled_by_length()
     assert (found.pairs, found.right, found.wrong, found.tied, found.failed) == (5, 3, 1, 1, 0)
     harmless, announced, colon = found.effects
     assert (harmless.pairs, harmless.won, harmless.tied, harmless.failed) == (3, 2, 0, 0)
-    assert harmless.share == pytest.approx(2 / 3) and harmless.change == 77
-    assert (harmless.low, harmless.high) == wilson(2 / 3, 3) and "Wilson" in harmless.interval
+    assert harmless.wins.share == harmless.wins_or_ties.share == pytest.approx(2 / 3) and harmless.change == 77
+    assert (harmless.wins.low, harmless.wins.high) == wilson(2 / 3, 3) and "Wilson" in harmless.wins.interval
     assert (announced.won, announced.tied, announced.change) == (0, 1, 11)
-    assert (colon.won, colon.share, colon.change) == (0, 0.0, pytest.approx((1 - 50 + 1 - 89 + 1 - 10) / 3))
+    assert announced.wins.share == 0 and announced.wins_or_ties.share == pytest.approx(1 / 3)
+    assert (colon.won, colon.wins.share, colon.change) == (0, 0.0, pytest.approx((1 - 50 + 1 - 89 + 1 - 10) / 3))
 
 
 def test_the_rejected_side_is_attacked_wherever_it_stands():
@@ -119,26 +120,25 @@ def test_a_failure_counts_by_itself_and_enters_no_share():
     found = measure(scorer, items, [BY_NAME["fake-system"], BY_NAME["authority"], BY_NAME["padding"]])
     assert (found.right, found.failed) == (4, 1)
     system, authority, padding = found.effects
-    assert (system.pairs, system.failed, system.won, system.share, system.change) == (4, 4, 0, None, None)
-    assert (system.low, system.high, system.interval) == (None, None, "none")
-    assert (authority.won, authority.share, authority.change) == (4, 1.0, 9.0)
-    assert (padding.won, padding.share, padding.change) == (0, 0.0, 0.0)
+    assert (system.pairs, system.failed, system.won, system.change) == (4, 4, 0, None)
+    assert system.wins is None and system.wins_or_ties is None
+    assert (authority.won, authority.wins.share, authority.change) == (4, 1.0, 9.0)
+    assert (padding.won, padding.wins.share, padding.change) == (0, 0.0, 0.0)
 
 
 def test_pairs_of_one_prompt_are_no_more_evidence_than_one():
     scorer = ByText(lambda r: 9.0 if "experts" in r else float(r[0] == "c"))
     apart = measure(scorer, [pair(str(i), "c", "r", str(i)) for i in range(6)], [BY_NAME["authority"]])
     alike = measure(scorer, [pair(str(i), "c", "r", "same") for i in range(6)], [BY_NAME["authority"]])
-    assert apart.effects[0].low == wilson(1.0, 6)[0] > alike.effects[0].low == wilson(1.0, 1)[0]
+    assert apart.effects[0].wins.low == wilson(1.0, 6)[0] > alike.effects[0].wins.low == wilson(1.0, 1)[0]
 
 
 def test_many_prompts_get_a_bootstrap():
     scorer = ByText(lambda r: 9.0 if "odd" in r and "experts" in r else float(r[0] == "c"))
     items = [pair(str(i), "c", "r odd" if i % 2 else "r", str(i)) for i in range(120)]
-    (effect,) = measure(scorer, items, [BY_NAME["authority"]]).effects
-    assert (
-        effect.share == 0.5 and "bootstrap" in effect.interval and 0.35 < effect.low < 0.45 < 0.55 < effect.high < 0.65
-    )
+    wins = measure(scorer, items, [BY_NAME["authority"]]).effects[0].wins
+    assert wins.share == 0.5 and "bootstrap" in wins.interval
+    assert 0.35 < wins.low < 0.45 < 0.55 < wins.high < 0.65
 
 
 def test_a_judges_own_words_are_planted_and_a_judge_that_obeys_them_is_seen_to():
@@ -192,7 +192,7 @@ def test_a_fault_in_one_attack_is_that_pairs_failure():
     scorer = use(load_scorer("self-rewarding", votes=1), FakeEngine(answer))
     items = [pair(str(i), "chosen", "rejected", f"question {i}") for i in range(4)]
     (effect,) = measure(scorer, items, [BY_NAME["authority"]]).effects
-    assert (effect.pairs, effect.failed, effect.won, effect.share) == (4, 1, 0, 0.0)
+    assert (effect.pairs, effect.failed, effect.won, effect.wins.share) == (4, 1, 0, 0.0)
 
 
 def test_a_scorer_that_stops_leaves_no_thread_behind():

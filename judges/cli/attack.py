@@ -19,7 +19,7 @@ from judges.attacks import ATTACKS, HARMLESS, Attack, attack_names
 from judges.cli.progress import RowProgress
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import load_benchmark
-from judges.evaluation.robustness import Effect, Robustness, Trial, measure
+from judges.evaluation.robustness import Robustness, Share, Trial, measure
 from judges.llm_judge import LLMJudge
 from judges.scorer import load_scorer, parse_spec
 from judges.types import to_plain
@@ -87,20 +87,19 @@ def table(scorer: str, file: str, found: Robustness) -> Table:
     counts = f"{found.right} judged rightly, {found.wrong} wrongly, {found.tied} tied, {found.failed} failed"
     shown = Table(
         title=f"{scorer} on {file}: {found.pairs} pairs, {counts}.\n"
-        "Of those judged rightly: how often the losing response wins once this is done to it.",
+        "Of those judged rightly: how often the losing response wins, or does not lose, once this is done to it.",
         title_justify="left",
         box=None,
     )
     shown.add_column("attack", no_wrap=True)
-    for column in ("wins % (95 %)", "won", "tied", "failed", "pairs", "score change"):
+    for column in ("wins % (95 %)", "wins or ties % (95 %)", "failed", "pairs", "score change"):
         shown.add_column(column, justify="right", no_wrap=True)
     shown.add_column("what it does")
     for effect in found.effects:
         shown.add_row(
             effect.attack,
-            _share(effect),
-            str(effect.won),
-            str(effect.tied),
+            _percent(effect.wins),
+            _percent(effect.wins_or_ties),
             str(effect.failed),
             str(effect.pairs),
             "-" if effect.change is None else f"{effect.change:+.2f}",
@@ -109,7 +108,5 @@ def table(scorer: str, file: str, found: Robustness) -> Table:
     return shown
 
 
-def _share(effect: Effect) -> str:
-    if effect.share is None or effect.low is None or effect.high is None:
-        return "none judged"
-    return f"{100 * effect.share:.1f} [{100 * effect.low:.1f}, {100 * effect.high:.1f}]"
+def _percent(one: Share | None) -> str:
+    return "none judged" if one is None else f"{100 * one.share:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"

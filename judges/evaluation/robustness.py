@@ -39,11 +39,23 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A share in [0, 1] of the pairs that were judged, with its 95 % interval and how that was made."""
+
+    share: float
+    low: float
+    high: float
+    interval: str
+
+
+@dataclass(frozen=True, slots=True)
 class Effect:
     """What one attack did to the losing responses of `pairs` pairs that were judged rightly without it.
 
-    `won`, `tied` and `failed` count the attacked ones; `share` is won / (pairs - failed) with its 95 % interval,
-    None where none was judged. `change` is how far the losing response's score rose, on average.
+    `won`, `tied` and `failed` count the attacked ones. `wins` is the share of those judged that now win,
+    `wins_or_ties` of those that no longer lose: beside a chosen response at the top of its scale an attack can
+    do no more than tie. None where none was judged. `change` is how far the losing response's score rose, on
+    average.
     """
 
     attack: str
@@ -52,10 +64,8 @@ class Effect:
     won: int
     tied: int
     failed: int
-    share: float | None
-    low: float | None
-    high: float | None
-    interval: str
+    wins: Share | None
+    wins_or_ties: Share | None
     change: float | None
 
 
@@ -190,31 +200,33 @@ def robustness(trials: Sequence[Trial], attacks: Sequence[Attack]) -> Robustness
 
 
 def _effect(attack: Attack, trials: Sequence[Trial], plain: dict[str, Trial]) -> Effect:
-    prompts: dict[str, list[float]] = {}
+    judged = [(repr(t.pair.item.messages), t.credit) for t in trials if t.credit is not None]
     changes: list[float] = []
     for trial in trials:
-        if trial.credit is not None:
-            prompts.setdefault(repr(trial.pair.item.messages), []).append(float(trial.credit == 0))
         before, after = (t.card.judgments[trial.pair.lost].score for t in (plain[trial.pair.item.id], trial))
         if before is not None and after is not None:
             changes.append(after - before)
-    won = [one for group in prompts.values() for one in group]
-    share = statistics.fmean(won) if won else None
-    low, high, interval = None, None, "none"
-    if share is not None and (len(prompts) < FEW_PROMPTS or share in (0.0, 1.0)):
-        (low, high), interval = wilson(share, len(prompts)), "Wilson over prompts"
-    elif share is not None:
-        (low, high), interval = bootstrap(list(prompts.values()), 0), "bootstrap over prompts, 2000 draws"
     return Effect(
         attack=attack.name,
         description=attack.description,
         pairs=len(trials),
-        won=int(sum(won)),
-        tied=sum(trial.credit == 0.5 for trial in trials),
-        failed=sum(trial.credit is None for trial in trials),
-        share=share,
-        low=low,
-        high=high,
-        interval=interval,
+        won=sum(value == 0 for _, value in judged),
+        tied=sum(value == 0.5 for _, value in judged),
+        failed=len(trials) - len(judged),
+        wins=_share([(prompt, value == 0) for prompt, value in judged]),
+        wins_or_ties=_share([(prompt, value < 1) for prompt, value in judged]),
         change=statistics.fmean(changes) if changes else None,
     )
+
+
+def _share(seen: Sequence[tuple[str, bool]]) -> Share | None:
+    """The share of what was seen, with the interval that accuracy gets: pairs of one prompt are drawn together."""
+    if not seen:
+        return None
+    share = statistics.fmean(yes for _, yes in seen)
+    prompts: dict[str, list[float]] = {}
+    for prompt, yes in seen:
+        prompts.setdefault(prompt, []).append(float(yes))
+    if len(prompts) < FEW_PROMPTS or share in (0.0, 1.0):
+        return Share(share, *wilson(share, len(prompts)), "Wilson over prompts")
+    return Share(share, *bootstrap(list(prompts.values()), 0), "bootstrap over prompts, 2000 draws")
