@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("compare", "score", "train", "filter", "doctor", "explain")
+COMMANDS = ("compare", "score", "train", "filter", "doctor", "attack", "explain")
 DOWN = "http://127.0.0.1:9/v1"
 ASSAY = [sys.executable, "-c", "from judges.cli import main; main()"]
 
