@@ -114,19 +114,20 @@ class CritiqueOutLoud(LLMJudge):
                 return Judgment(score=reward, read="head", usage=usage + more, **kept)
             ended = f"{written.text.rstrip()} [cut off]\n" if truncated else f"{written.text.rstrip()}\n"
             prefix = text_up_to(ended, "\n" + self.template.announcement)
-            answer = await self.verdict_after(messages, prefix, self.template.labels)
+            answer = await self.verdict_after(messages, prefix, self.template.labels, written)
         except RequestFailed as error:
             return Judgment(failure=error.failure, usage=usage, **kept)
         return scored(answer, **kept | {"usage": usage + answer.usage})
 
     async def critique(self, messages: Messages, k: int) -> tuple[Generated, Usage]:
         """The k-th critique. Raises RequestFailed."""
-        usage, text = Usage(), ""
+        usage, begun = Usage(), Generated("", "length")
         for _ in range(2 if self.finish else 1):
             completion = await self.engine.complete(
                 Request(
                     messages,
-                    prefix=text,
+                    prefix=begun.text,
+                    begun=begun if begun.text else None,
                     temperature=self.sampling.temperature,
                     top_p=self.sampling.top_p,
                     max_tokens=self.max_tokens,
@@ -134,10 +135,11 @@ class CritiqueOutLoud(LLMJudge):
                 )
             )
             written = completion.choices[0]
-            text, usage = text + written.text, usage + completion.usage
+            begun = Generated(begun.text + written.text, written.finish, begun.token_ids + written.token_ids)
+            usage += completion.usage
             if written.finish != "length":
                 break
-        return Generated(text, written.finish), usage
+        return begun, usage
 
 
 def whole(written: Generated) -> str:

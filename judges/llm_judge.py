@@ -231,7 +231,7 @@ class LLMJudge(Scorer):
                 if isinstance(reading, Failure) and not (unread and self.force):
                     kept["readings"][way] = reading
                     continue
-                verdict, more, how = await self._after(messages, prefix, labels, way)
+                verdict, more, how = await self._after(messages, prefix, labels, way, written)
                 kept["readings"][way] = verdict
                 kept |= how
                 usage += more
@@ -239,13 +239,15 @@ class LLMJudge(Scorer):
             return Answer(error.failure, None, usage=usage, **kept)
         return self._decided(kept, usage)
 
-    async def verdict_after(self, messages: Messages, prefix: str, labels: Labels, text: str = "") -> Answer:
+    async def verdict_after(
+        self, messages: Messages, prefix: str, labels: Labels, begun: Generated | None = None
+    ) -> Answer:
         """The verdict alone, after a prefix that ends with its announcement: by "expected", "forced" or "text"."""
-        kept: dict[str, Any] = {"readings": {}, "text": text}
+        kept: dict[str, Any] = {"readings": {}}
         usage = Usage()
         try:
             for way in self.ways:
-                verdict, more, how = await self._after(messages, prefix, labels, way)
+                verdict, more, how = await self._after(messages, prefix, labels, way, begun)
                 kept["readings"][way] = verdict
                 kept |= how
                 usage += more
@@ -254,15 +256,17 @@ class LLMJudge(Scorer):
         return self._decided(kept, usage)
 
     async def _after(
-        self, messages: Messages, prefix: str, labels: Labels, way: str
+        self, messages: Messages, prefix: str, labels: Labels, way: str, begun: Generated | None
     ) -> tuple[float | str | Failure, Usage, dict[str, Any]]:
         if way == "expected":
-            probabilities, mass, usage = await self.probabilities(messages, prefix, labels)
+            probabilities, mass, usage = await self.probabilities(messages, prefix, labels, begun)
             return self.decide(probabilities), usage, {"probabilities": probabilities, "mass": mass}
         if way == "forced":
-            label, usage = await self.constrained(messages, prefix, labels)
+            label, usage = await self.constrained(messages, prefix, labels, begun)
             return self.decide({label: 1.0}), usage, {}
-        completion = await self.engine.complete(Request(messages, prefix=_open_end(prefix)[0], max_tokens=16))
+        completion = await self.engine.complete(
+            Request(messages, prefix=_open_end(prefix)[0], begun=begun, max_tokens=16)
+        )
         written = completion.choices[0]
         head = self.template.announcement
         reading = _whole(self.parse(f"{head} {written.text.lstrip()}", "text", labels), written)
@@ -288,11 +292,13 @@ class LLMJudge(Scorer):
             }
         )
 
-    async def constrained(self, messages: Messages, prefix: str, labels: Labels) -> tuple[str, Usage]:
+    async def constrained(
+        self, messages: Messages, prefix: str, labels: Labels, begun: Generated | None = None
+    ) -> tuple[str, Usage]:
         """One more decode on the same cached prefix, limited to the labels."""
         prefix, space = _open_end(prefix)
         completion = await self.engine.complete(
-            Request(messages, prefix=prefix, max_tokens=16, choice=tuple(space + label for label in labels))
+            Request(messages, prefix, begun, max_tokens=16, choice=tuple(space + label for label in labels))
         )
         text = completion.choices[0].text.strip()
         if text not in labels:
@@ -300,7 +306,7 @@ class LLMJudge(Scorer):
         return text, completion.usage
 
     async def probabilities(
-        self, messages: Messages, prefix: str, labels: Labels
+        self, messages: Messages, prefix: str, labels: Labels, begun: Generated | None = None
     ) -> tuple[dict[str, float], float, Usage]:
         """P of each label after the prefix, each scored whole, with the mass they hold together.
 
@@ -308,7 +314,7 @@ class LLMJudge(Scorer):
         RequestFailed when they hold next to no mass.
         """
         prefix, space = _open_end(prefix)
-        found = await self.engine.log_likelihoods(messages, prefix, tuple(space + label for label in labels))
+        found = await self.engine.log_likelihoods(messages, prefix, tuple(space + label for label in labels), begun)
         # "1" begins "10": P("1") holds both, so the longer label's share is taken out of the shorter's.
         p = {label: math.exp(f.total) for label, f in zip(labels, found, strict=True)}
         tokens = {label: f.tokens for label, f in zip(labels, found, strict=True)}

@@ -36,7 +36,7 @@ class FakeEngine(Engine):
         written = text if isinstance(text, Generated) else Generated(text, "stop")
         return Completion((written,), Usage(10, 0, 5, self.delay))
 
-    async def log_likelihood(self, messages, prefix, continuation) -> LogLikelihood:
+    async def log_likelihood(self, messages, prefix, continuation, begun=None) -> LogLikelihood:
         value = self.likelihood(continuation) if self.likelihood else -math.log(10)
         return LogLikelihood(value, len(continuation), Usage(10, 8, 1, 0.0))
 

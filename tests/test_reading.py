@@ -40,7 +40,7 @@ def test_the_expectation_is_read_where_the_verdict_stands():
     engine = FakeEngine(lambda r: "Fine. **Score: 3** of 5", likelihood=likelihood)
     inner = engine.log_likelihood
 
-    async def spy(messages, prefix, continuation):
+    async def spy(messages, prefix, continuation, begun=None):
         asked.append((prefix, continuation))
         return await inner(messages, prefix, continuation)
 
@@ -60,6 +60,12 @@ def test_forced_on_request_reads_again_what_text_has_read():
 def test_a_rationale_without_a_verdict_is_no_expectation_without_force():
     j, requests = one(lambda r: "It is fine.", read="expected", force=False)
     assert j.failure.reason == "missing" and len(requests) == 1
+
+
+def test_the_second_step_is_told_what_the_model_wrote_and_by_which_tokens():
+    wrote = Generated("It is fine.", "stop", (5, 6, 7))
+    _, requests = one(lambda r: " 2" if r.choice else wrote)
+    assert requests[0].begun is None and requests[1].begun is wrote
 
 
 def test_a_verdict_off_the_scale_is_not_forced_onto_it():
@@ -149,7 +155,7 @@ def test_a_critique_that_stays_cut_says_so_to_the_judge_and_to_the_reader():
     asked = []
     engine = FakeEngine(lambda r: Generated("It begins", "length"))
 
-    async def spy(messages, prefix, continuations):
+    async def spy(messages, prefix, continuations, begun=None):
         asked.append(prefix)
         raise RequestFailed("server", "gone")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from judges.batch.readers import read_rows
-from judges.engines.base import Completion, Engine, LogLikelihood, Request
+from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED, load_benchmark
 from judges.llm_judge import LLMJudge
@@ -18,7 +18,7 @@ class _Watched(Engine):
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.model = engine, engine.model
-        self.told: list[tuple[tuple[Message, ...], str, str]] = []
+        self.told: list[tuple[tuple[Message, ...], str, list[int] | None, str]] = []
 
     async def complete(self, request: Request) -> Completion:
         completion = await self.engine.complete(request)
@@ -26,22 +26,32 @@ class _Watched(Engine):
         limited = limited or (", limited to JSON" if request.schema else "")
         for choice in completion.choices:
             told = f"came back{limited} ({choice.finish}):\n{choice.text}"
-            self.told.append((request.messages, request.prefix, told))
+            ids = self.token_ids(request.messages, request.prefix, request.begun)
+            self.told.append((request.messages, request.prefix, ids, told))
         return completion
 
-    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
-        return (await self.log_likelihoods(messages, prefix, (continuation,)))[0]
+    async def log_likelihood(
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+    ) -> LogLikelihood:
+        return (await self.log_likelihoods(messages, prefix, (continuation,), begun))[0]
 
     async def log_likelihoods(
-        self, messages: tuple[Message, ...], prefix: str, continuations: tuple[str, ...]
+        self,
+        messages: tuple[Message, ...],
+        prefix: str,
+        continuations: tuple[str, ...],
+        begun: Generated | None = None,
     ) -> list[LogLikelihood]:
-        found = await self.engine.log_likelihoods(messages, prefix, continuations)
+        found = await self.engine.log_likelihoods(messages, prefix, continuations, begun)
         lines = [f"  {text!r}: {f.total:.4f}" for text, f in zip(continuations, found, strict=True)]
-        self.told.append((messages, prefix, "log P of what could follow:\n" + "\n".join(lines)))
+        ids = self.token_ids(messages, prefix, begun)
+        self.told.append((messages, prefix, ids, "log P of what could follow:\n" + "\n".join(lines)))
         return found
 
-    def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int] | None:
-        return self.engine.token_ids(messages, prefix)
+    def token_ids(
+        self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
+    ) -> list[int] | None:
+        return self.engine.token_ids(messages, prefix, begun)
 
 
 def run(file: str, spec: str, row: int) -> None:
@@ -59,14 +69,13 @@ def run(file: str, spec: str, row: int) -> None:
 
 def _show_requests(watched: _Watched) -> None:
     shown: list[tuple[Message, ...]] = []
-    for messages, prefix, told in watched.told:
+    for messages, prefix, ids, told in watched.told:
         if messages not in shown:
             shown.append(messages)
             print(f"=== prompt {len(shown)}")
             for message in messages:
                 print(f"--- sent, {message['role']}:\n{message['content']}")
         number = shown.index(messages) + 1
-        ids = watched.token_ids(messages, prefix)
         print(f"--- prompt {number}, token ids: {'known to the server only' if ids is None else ids}")
         if prefix:
             print(f"--- prompt {number}, the turn already held:\n{prefix}")

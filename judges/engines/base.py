@@ -19,16 +19,29 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Generated:
+    """One completion. `finish` is "stop" or "length"; `logprobs` a {token text: logprob} per position."""
+
+    text: str
+    finish: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[dict[str, float], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One prompt to complete: chat messages, and text that the assistant's turn already holds.
 
-    `prefix` continues an unfinished assistant turn. `choice` constrains the completion to one of these
-    strings, `schema` to JSON of this schema (as text). `logprobs` asks for that many alternatives at each
-    generated position. `n` completions share the prompt's computation; each request has a seed of its own.
+    `prefix` continues an unfinished assistant turn; where the model itself began it, `begun` is what it wrote:
+    as far as the prefix repeats that, its own token ids are sent again, and find their computation cached.
+    `choice` constrains the completion to one of these strings, `schema` to JSON of this schema (as text).
+    `logprobs` asks for that many alternatives at each generated position. `n` completions share the prompt's
+    computation; each request has a seed of its own.
     """
 
     messages: tuple[Message, ...]
     prefix: str = ""
+    begun: Generated | None = None
     n: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
@@ -48,17 +61,9 @@ class Request:
         ]
         if self.schema is not None:
             content.append([self.schema])
+        if self.begun is not None:
+            content.append(list(self.begun.token_ids))
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One completion. `finish` is "stop" or "length"; `logprobs` a {token text: logprob} per position."""
-
-    text: str
-    finish: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[dict[str, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +102,20 @@ class Engine(ABC):
         """Raises RequestFailed when this request cannot be completed."""
 
     @abstractmethod
-    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
+    async def log_likelihood(
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+    ) -> LogLikelihood:
         """log P(continuation | messages, prefix). Raises RequestFailed."""
 
     async def log_likelihoods(
-        self, messages: tuple[Message, ...], prefix: str, continuations: tuple[str, ...]
+        self,
+        messages: tuple[Message, ...],
+        prefix: str,
+        continuations: tuple[str, ...],
+        begun: Generated | None = None,
     ) -> list[LogLikelihood]:
         """log P of each of several short continuations of one prefix. Raises RequestFailed."""
-        each = (self.log_likelihood(messages, prefix, continuation) for continuation in continuations)
+        each = (self.log_likelihood(messages, prefix, continuation, begun) for continuation in continuations)
         return list(await asyncio.gather(*each))
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
@@ -117,7 +128,9 @@ class Engine(ABC):
         """What decides the text that comes out: model, revision, precision."""
         return {"engine": self.name, "model": self.model}
 
-    def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int] | None:
+    def token_ids(
+        self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
+    ) -> list[int] | None:
         """The ids that are sent, where the engine knows them."""
         return None
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 
-from judges.engines.base import RequestFailed
+from judges.engines.base import Generated, RequestFailed
 from judges.errors import CannotRun
 from judges.types import Message
 
@@ -45,7 +46,9 @@ class Control:
     end: int
 
 
-def chat_ids(tokenizer: Any, messages: tuple[Message, ...], prefix: str = "") -> list[int]:
+def chat_ids(
+    tokenizer: Any, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
+) -> list[int]:
     """Token ids of a conversation, ready for the assistant's turn, which already holds `prefix`.
 
     Tokenized once, through the chat template. Control tokens are those that the template wrote, whatever the
@@ -58,7 +61,7 @@ def chat_ids(tokenizer: Any, messages: tuple[Message, ...], prefix: str = "") ->
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruction-tuned model"
         )
     ids = _encode(tokenizer, _rendered(tokenizer, messages, True))
-    return ids + (plain_ids(tokenizer, prefix) if prefix else [])
+    return ids + turn_ids(tokenizer, prefix, begun)
 
 
 def conversation_ids(tokenizer: Any, messages: tuple[Message, ...], response: str) -> tuple[list[int], list[int]]:
@@ -83,6 +86,47 @@ def conversation_ids(tokenizer: Any, messages: tuple[Message, ...], response: st
     prompt = _encode(tokenizer, before)
     shared = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids)))
     return ids[:shared], ids[shared:]
+
+
+def turn_ids(tokenizer: Any, prefix: str, begun: Generated | None = None) -> list[int]:
+    """Token ids of what the assistant's turn holds already.
+
+    Where the prefix repeats what the model generated, those are the ids that it generated, control tokens of
+    its own ("</think>") with them; what the judge wrote behind that is read as it stands. A prefix of which
+    nothing is known is data.
+    """
+    if not prefix:
+        return []
+    if begun is None or not begun.token_ids:
+        return plain_ids(tokenizer, prefix)
+    unlike = (place for place, (a, b) in enumerate(zip(prefix, begun.text, strict=False)) if a != b)
+    repeated = next(unlike, min(len(prefix), len(begun.text)))
+    kept = _as_generated(tokenizer, begun, repeated)
+    if kept is None:
+        return plain_ids(tokenizer, prefix)
+    ids, spelled = kept
+    between, own = prefix[spelled:repeated], prefix[repeated:]
+    ids += plain_ids(tokenizer, between) if between else []
+    return ids + (list(tokenizer(own, add_special_tokens=False)["input_ids"]) if own else [])
+
+
+def _as_generated(tokenizer: Any, begun: Generated, length: int) -> tuple[list[int], int] | None:
+    """The most of the generated ids that spell no more than `length` characters, and how many those are.
+
+    None where this tokenizer does not decode them to the text that came with them."""
+    ids = list(begun.token_ids)
+    while ids and ids[-1] in tokenizer.all_special_ids:  # the end of the turn, which now goes on
+        ids.pop()
+
+    def text(count: int) -> str:
+        return str(tokenizer.decode(ids[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    if text(len(ids)) != begun.text:
+        return None
+    count = bisect_right(range(len(ids) + 1), length, key=lambda n: len(text(n))) - 1
+    while not begun.text.startswith(text(count)):  # a character of several tokens, cut within
+        count -= 1
+    return ids[:count], len(text(count))
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:

@@ -107,7 +107,9 @@ class OpenAIEngine(Engine):
             raise RequestFailed("refused", "the server's content filter withheld the completion")
         return Completion(choices, _usage(reply, time.perf_counter() - started))
 
-    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
+    async def log_likelihood(
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+    ) -> LogLikelihood:
         before = await self._tokenize(messages, prefix)
         after = await self._tokenize(messages, prefix + continuation)
         ids = before + after[len(before) :] if after[: len(before)] == before else after

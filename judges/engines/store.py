@@ -42,8 +42,10 @@ class StoredEngine(Engine):
     def identity(self) -> dict[str, Any]:
         return self.engine.identity()
 
-    def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int] | None:
-        return self.engine.token_ids(messages, prefix)
+    def token_ids(
+        self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
+    ) -> list[int] | None:
+        return self.engine.token_ids(messages, prefix, begun)
 
     async def complete(self, request: Request) -> Completion:
         key = self._key(request.digest())
@@ -57,21 +59,27 @@ class StoredEngine(Engine):
         await asyncio.to_thread(self._write, key, asdict(completion))
         return completion
 
-    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
-        key = self._key("log-likelihood", Request(messages, prefix=prefix).digest(), continuation)
+    async def log_likelihood(
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+    ) -> LogLikelihood:
+        key = self._key("log-likelihood", Request(messages, prefix=prefix, begun=begun).digest(), continuation)
         if (found := await asyncio.to_thread(self._read, key)) is not None:
             return LogLikelihood(found["total"], found["tokens"], Usage(**found["usage"]))
-        answer = await self.engine.log_likelihood(messages, prefix, continuation)
+        answer = await self.engine.log_likelihood(messages, prefix, continuation, begun)
         await asyncio.to_thread(self._write, key, asdict(answer))
         return answer
 
     async def log_likelihoods(
-        self, messages: tuple[Message, ...], prefix: str, continuations: tuple[str, ...]
+        self,
+        messages: tuple[Message, ...],
+        prefix: str,
+        continuations: tuple[str, ...],
+        begun: Generated | None = None,
     ) -> list[LogLikelihood]:
-        key = self._key("log-likelihoods", Request(messages, prefix=prefix).digest(), *continuations)
+        key = self._key("log-likelihoods", Request(messages, prefix=prefix, begun=begun).digest(), *continuations)
         if (found := await asyncio.to_thread(self._read, key)) is not None:
             return [LogLikelihood(f["total"], f["tokens"], Usage(**f["usage"])) for f in found["all"]]
-        answers = await self.engine.log_likelihoods(messages, prefix, continuations)
+        answers = await self.engine.log_likelihoods(messages, prefix, continuations, begun)
         await asyncio.to_thread(self._write, key, {"all": [asdict(a) for a in answers]})
         return answers
 

@@ -51,13 +51,13 @@ class TransformersEngine(Engine):
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"revision": self._revision, "dtype": self._dtype}
 
-    def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int]:
-        return chat_ids(self._tokenizer, messages, prefix)
+    def token_ids(self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None) -> list[int]:
+        return chat_ids(self._tokenizer, messages, prefix, begun)
 
     async def complete(self, request: Request) -> Completion:
         if request.schema:
             raise CannotRun("engine transformers cannot limit a completion to JSON: read by text, or use vllm")
-        ids = self.token_ids(request.messages, request.prefix)
+        ids = self.token_ids(request.messages, request.prefix, request.begun)
         if len(ids) >= self._context:
             raise RequestFailed(
                 "too-long", f"the prompt has {len(ids)} tokens, the model's context holds {self._context}"
@@ -177,8 +177,11 @@ class TransformersEngine(Engine):
 
         return allowed
 
-    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
-        return await self._likelihood(self.token_ids(messages, prefix), plain_ids(self._tokenizer, continuation))
+    async def log_likelihood(
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+    ) -> LogLikelihood:
+        before = self.token_ids(messages, prefix, begun)
+        return await self._likelihood(before, plain_ids(self._tokenizer, continuation))
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
         before, after = conversation_ids(self._tokenizer, messages, response)

@@ -99,14 +99,14 @@ class VLLMEngine(Engine):
 
         return super().identity() | {"revision": self._revision, "vllm": __version__, "engine_args": self._args}
 
-    def token_ids(self, messages: tuple[Message, ...], prefix: str = "") -> list[int]:
-        return chat_ids(self._tokenizer, messages, prefix)
+    def token_ids(self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None) -> list[int]:
+        return chat_ids(self._tokenizer, messages, prefix, begun)
 
     async def complete(self, request: Request) -> Completion:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        ids = self.token_ids(request.messages, request.prefix)
+        ids = self.token_ids(request.messages, request.prefix, request.begun)
         room = self._context - len(ids)
         if room < 1:
             raise RequestFailed(
@@ -141,8 +141,11 @@ class VLLMEngine(Engine):
         generated = sum(len(c.token_ids) for c in choices)
         return Completion(choices, Usage(len(ids), output.num_cached_tokens or 0, generated, seconds))
 
-    async def log_likelihood(self, messages: tuple[Message, ...], prefix: str, continuation: str) -> LogLikelihood:
-        return await self._likelihood(self.token_ids(messages, prefix), plain_ids(self._tokenizer, continuation))
+    async def log_likelihood(
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+    ) -> LogLikelihood:
+        before = self.token_ids(messages, prefix, begun)
+        return await self._likelihood(before, plain_ids(self._tokenizer, continuation))
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
         before, after = conversation_ids(self._tokenizer, messages, response)
@@ -170,14 +173,18 @@ class VLLMEngine(Engine):
         return LogLikelihood(total, len(after), usage)
 
     async def log_likelihoods(
-        self, messages: tuple[Message, ...], prefix: str, continuations: tuple[str, ...]
+        self,
+        messages: tuple[Message, ...],
+        prefix: str,
+        continuations: tuple[str, ...],
+        begun: Generated | None = None,
     ) -> list[LogLikelihood]:
         # Prompt logprobs recompute the whole prompt. One generated position for each distinct beginning of
         # the continuations finds the prefix cached instead: one request for one-token labels.
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        before = self.token_ids(messages, prefix)
+        before = self.token_ids(messages, prefix, begun)
         spelled = [tuple(plain_ids(self._tokenizer, continuation)) for continuation in continuations]
         following: dict[tuple[int, ...], set[int]] = {}
         for ids in spelled:

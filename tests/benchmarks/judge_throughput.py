@@ -347,7 +347,7 @@ class Instant(Engine):
         ids = chat_ids(self._tokenizer, request.messages, request.prefix)
         return Completion((Generated(ANSWER, "stop"),), Usage(len(ids), 0, 32, 0.0))
 
-    async def log_likelihood(self, messages: Any, prefix: str, continuation: str) -> Any:
+    async def log_likelihood(self, messages: Any, prefix: str, continuation: str, begun: Any = None) -> Any:
         raise NotImplementedError
 
 
