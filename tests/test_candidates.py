@@ -308,6 +308,7 @@ def test_any_scorer_that_can_remember_is_told_where(tmp_path):
 )
 def test_the_judges_own_model_and_settings_are_one_engine(monkeypatch, spec, opened):
     built = []
+    monkeypatch.setattr(shared, "_open", {})
     monkeypatch.setattr(shared, "_build", lambda *what: built.append(what) or Writer(lambda r, k: "x"))
     chosen = {"model": "mine", "engine": "vllm", "engine.dtype": "float32", "votes": 1}
     with load_scorer("self-rewarding", **chosen) as judge, load_policy(spec, 2, judge, chosen) as policy:

@@ -445,6 +445,7 @@ def test_judges_of_one_model_share_one_engine(monkeypatch):
         built.append(Counted(lambda r: "Score: 4" if "zebra" in r.messages[-1]["content"] else "Score: 2"))
         return built[-1]
 
+    monkeypatch.setattr(shared, "_open", {})
     monkeypatch.setattr(shared, "_build", build)
     spec = "self-rewarding,engine=vllm,votes="
     one = Item(id="a", prompt="q", responses=["a dog", "a zebra"])
