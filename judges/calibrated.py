@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from judges.errors import CannotRun
-from judges.scorer import Scorer, load_scorer, parse_spec, softmax_preference
+from judges.scorer import Scorer, load_scorer, parse_spec, reread_from, softmax_preference
 from judges.types import Item, Scorecard
 
 SECRET = "api_key"
@@ -132,6 +132,10 @@ class Calibrated(Scorer):
         """Pass the store of completions on to a scorer that keeps one."""
         if keep := getattr(self.scorer, "remember", None):
             keep(path)
+
+    def reread(self, path: Path) -> None:
+        """Judge from this store alone. Raises CannotRun where the scorer keeps no completions."""
+        reread_from(self.scorer, path)
 
     def identity(self) -> dict[str, Any]:
         return {

@@ -83,7 +83,7 @@ class Policy:
         seed: int = 0,
         window: int = 64,
         engine: str = "",
-        base_url: str = "",
+        base_url: str | Sequence[str] = "",
         api_key: str = "",
         store: str = "",
         **engine_settings: Any,
@@ -110,6 +110,10 @@ class Policy:
     def remember(self, path: Path) -> None:
         """Keep every candidate in this store, and read it from there (before the engine is opened)."""
         self._hold.remember(path)
+
+    def reread(self, path: Path) -> None:
+        """Take candidates from this store alone, without a model."""
+        self._hold.reread(path)
 
     def identity(self) -> dict[str, Any]:
         """What another run must share to draw the same candidates."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from judges.critique_reward import TrainedHead, has_head
@@ -78,6 +79,11 @@ class CritiqueOutLoud(LLMJudge):
                 "finish": self.finish,
             }
         )
+
+    def reread(self, path: Path) -> None:
+        if self.head is not None:
+            raise CannotRun(f"scorer {self.name!r}: a trained head reads rewards from its model, not from completions")
+        super().reread(path)
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
         if self.head is not None:

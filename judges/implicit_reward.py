@@ -115,6 +115,11 @@ class ImplicitReward(Scorer):
         for hold in self._holds:
             hold.remember(path)
 
+    def reread(self, path: Path) -> None:
+        """Read log-likelihoods from this store alone, without a model."""
+        for hold in self._holds:
+            hold.reread(path)
+
     def identity(self) -> dict[str, Any]:
         policy, *reference = self._identities
         return policy | {

@@ -75,7 +75,7 @@ class LLMJudge(Scorer):
         max_tokens: int = 256,
         seed: int = 0,
         window: int = 64,
-        base_url: str = "",
+        base_url: str | Sequence[str] = "",
         api_key: str = "",
         store: str = "",
         **engine_settings: Any,
@@ -107,6 +107,10 @@ class LLMJudge(Scorer):
     def remember(self, path: Path) -> None:
         """Keep every completion in this store, and read it from there (before the engine is opened)."""
         self._hold.remember(path)
+
+    def reread(self, path: Path) -> None:
+        """Judge from the completions in this store alone, without a model; one that is not there is a Failure."""
+        self._hold.reread(path)
 
     def use(self, engine: Engine) -> None:
         """Ask this engine from now on, until the judge is closed."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from judges.errors import CannotRun
-from judges.scorer import Scorer, load_scorer, parse_spec, softmax_preference
+from judges.scorer import Scorer, load_scorer, parse_spec, reread_from, softmax_preference
 from judges.side_by_side import side_by_side
 from judges.types import REAL_LINE, Comparison, Failure, Item, Judgment, Scale, Scorecard, Usage
 
@@ -204,6 +204,11 @@ class Panel(Scorer):
         for member in self.members:
             if keep := getattr(member.scorer, "remember", None):
                 keep(path)
+
+    def reread(self, path: Path) -> None:
+        """Judge from this store alone. Raises CannotRun where a member keeps no completions."""
+        for member in self.members:
+            reread_from(member.scorer, path)
 
     def identity(self) -> dict[str, Any]:
         members = [m.scorer.identity() for m in self.members]

@@ -7,12 +7,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
 from judges.errors import CannotRun
 from judges.types import Item, Judgment, Scale, Scorecard
+
+if TYPE_CHECKING:
+    from judges.reward_function import RewardFunction
 
 
 class Scorer(ABC):
@@ -42,6 +46,14 @@ class Scorer(ABC):
     def identity(self) -> dict[str, Any]:
         """What another run must share to give the same scores: written in manifests."""
         return {"scorer": self.name}
+
+    def as_reward_function(
+        self, name: str = "", system: str = "", reference: str = "", rubric: str = ""
+    ) -> RewardFunction:
+        """This scorer as one of TRL's `reward_funcs`; `reference="solution"` names a column of the dataset."""
+        from judges.reward_function import RewardFunction
+
+        return RewardFunction(self, name, system, reference, rubric)
 
     def close(self) -> None:
         """Free what the scorer holds. Safe to call twice."""
@@ -77,6 +89,8 @@ def vote_preference(judgments: Sequence[Judgment]) -> tuple[float, ...] | None:
     >>> vote_preference([a, b])
     (0.75, 0.25)
     """
+    if len(judgments) == 1:
+        return None if judgments[0].score is None else (1.0,)
     if any(j.score is None for j in judgments):
         return None
     columns = [
@@ -100,6 +114,19 @@ def vote_preference(judgments: Sequence[Judgment]) -> tuple[float, ...] | None:
                     tied = grown
             shares[i] += at[i] * sum(p / (k + 1) for k, p in enumerate(tied))
     return tuple(shares)
+
+
+def reread_from(scorer: Scorer, path: Path) -> None:
+    """Let a scorer judge from the completions in a store, without a model. Raises CannotRun where it keeps none.
+
+    >>> reread_from(load_scorer("length"), Path("completions.sqlite"))
+    Traceback (most recent call last):
+    judges.errors.CannotRun: scorer 'length' keeps no completions that could be read again
+    """
+    reread: Callable[[Path], None] | None = getattr(scorer, "reread", None)
+    if reread is None:
+        raise CannotRun(f"scorer {scorer.name!r} keeps no completions that could be read again")
+    reread(path)
 
 
 # name -> where its class is; imported only when asked for. `classic_rm` is found here, by name.

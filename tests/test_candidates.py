@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeEngine, use
 
 from judges import CannotRun, Item, load_scorer
-from judges.batch.readers import read_fields
+from judges.batch.items import read_fields
 from judges.batch.run import score_file
 from judges.candidates import Policy, Prompt, Sampled
 from judges.cli.score import load_policy
@@ -342,10 +342,12 @@ def test_a_policy_that_cannot_be_says_why(spec, says):
 
 
 def test_a_policy_without_a_number_of_candidates_is_refused(tmp_path):
-    from judges.cli.score import run
+    from judges.batch.output import Options
+    from judges.cli.score import Wanted, run
 
+    wanted = Wanted("in.jsonl", "length", tmp_path / "o", None, (), (), None, "mine", Options())
     with pytest.raises(CannotRun, match="--candidates N"):
-        run("in.jsonl", "length", tmp_path / "o", None, [], [], None, None, "mine", True)
+        run(wanted, False, None, True)
 
 
 def test_a_real_model_draws_unlike_candidates_and_the_same_ones_again(tiny_decoder):

@@ -1,42 +1,33 @@
-"""Files to rows, rows to Items. A bad row is a row with a Failure; the others go on."""
+"""Files to rows, one at a time. A bad row is a row with a Failure; the others go on."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
-import json
-import math
-import re
-from collections.abc import Iterator, Mapping
+import io
+import sqlite3
+import sys
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
+from judges.batch.items import FIELDS, NO_RESPONSE, read_fields
+from judges.batch.jsonlines import DEPTH, from_line
+from judges.batch.numbers import Numbers
 from judges.candidates import Prompt
 from judges.errors import CannotRun
-from judges.types import Failure, Gold, Item, Message
+from judges.types import Failure, Item
 
-FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
-_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
-FIELDS = (
-    "id",
-    "prompt",
-    "response",
-    "responses",
-    "chosen",
-    "rejected",
-    "messages",
-    "system",
-    "reference",
-    "rubric",
-    "subset",
-    "scores",
-    "ranking",
-    "margin",
-    "agreement",
-    "votes",
-)
-_NO_RESPONSE = Failure("empty", "no response: it needs response, responses, or chosen and rejected")
+PACKED = (".gz", ".zst")
+FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet")
+SHOWN = ".jsonl, .csv (each also .gz or .zst), .parquet"
+STANDARD_INPUT = "-"
+BEGINNINGS = ("prompt", "messages", "chosen")  # where a row's prompt can stand
+LINE_BYTES = 64 << 20  # a longer line is a failed row, not that much memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,274 +44,364 @@ class Row:
     prompt: Prompt | None = None
 
 
-def read_rows(path: str, mapping: Mapping[str, str] | None = None) -> Iterator[Row]:
+def format_of(name: str) -> tuple[str, str] | None:
+    """A file's format and packing by its name; None for one that is not read.
+
+    >>> format_of("a.JSONL.gz"), format_of("b.parquet"), format_of("c.txt")
+    (('.jsonl', '.gz'), ('.parquet', ''), None)
+    """
+    name = name.lower()
+    packing = next((end for end in PACKED if name.endswith(end)), "")
+    form = next((end for end in FORMATS if name.removesuffix(packing).endswith(end)), None)
+    return None if form is None or (form == ".parquet" and packing) else (form, packing)
+
+
+def read_rows(
+    source: str | Records,
+    mapping: Mapping[str, str] | None = None,
+    skip: Container[int] = (),
+    stop: int | None = None,
+    prefix: str = "",
+) -> Iterator[Row]:
     """The rows of a file, in order, one at a time. Raises CannotRun for a file that cannot be read.
 
     `mapping` says which column holds a field: {"response": "answer"}. Ids are made unique: a missing one is
-    the row's number, a repeated one gets the number as a suffix.
+    the row's number (behind `prefix`), a repeated one gets the number as a suffix. The numbers in `skip` and those
+    behind `stop` are left out; ids are those of a reading of all.
     """
+    path = source.path if isinstance(source, Records) else source
     for field in mapping or {}:
         if field not in FIELDS:
             raise CannotRun(f"--map {field}=…: unknown field; there are {', '.join(FIELDS)}")
-    seen: set[str] = set()
-    for number, columns in enumerate(records(path), start=1):
+    form = format_of(path)
+    table = form is not None and form[0] in (".csv", ".parquet")  # one row's columns are all rows'
+    ids = _Ids(prefix)
+    given_rows = source if isinstance(source, Records) else records(source)
+    for number, columns in enumerate(islice(given_rows, stop), start=1):
         if isinstance(columns, Failure):
-            yield Row(number, {}, _unique(f"row-{number}", number, seen), columns)
+            name = ids.given(number)
+            if number not in skip:
+                yield Row(number, {}, name, columns)
             continue
-        fields = dict(columns)
-        for field, column in (mapping or {}).items():
-            if column not in columns and number == 1:
-                raise CannotRun(f"{path}, row {number}: no column {column!r} (--map {field}={column})")
-            fields[field] = columns.get(column)
+        fields = columns
+        if mapping:
+            fields = dict(columns)
+            for field, column in mapping.items():
+                if column not in columns and number == 1:
+                    raise CannotRun(f"{path}, row {number}: no column {column!r} (--map {field}={column})")
+                fields[field] = columns.get(column)
+        if table:
+            table = False
+            if not any(field in fields for field in BEGINNINGS):
+                raise CannotRun(
+                    f"{path}, row {number}: no column {', '.join(BEGINNINGS[:-1])} or {BEGINNINGS[-1]} among"
+                    f" {', '.join(map(repr, columns))}: {_what_to_do(columns)}"
+                )
         given = fields.get("id")
-        name = str(given) if given not in (None, "") else f"row-{number}"
-        name = _unique(name, number, seen)
+        name = ids.given(number) if given is None or given == "" else ids.taken(str(given), number)
+        if number in skip:
+            continue
         read = read_fields(name, fields)
         if isinstance(read, Prompt):
-            yield Row(number, columns, name, _NO_RESPONSE, read)
+            yield Row(number, columns, name, NO_RESPONSE, read)
         else:
             yield Row(number, columns, name, read)
 
 
-def _unique(name: str, number: int, seen: set[str]) -> str:
-    while name in seen:
-        name = f"{name}#{number}"
-    seen.add(name)
-    return name
+def _what_to_do(columns: Mapping[str, Any]) -> str:
+    only = next(iter(columns)) if len(columns) == 1 else ""
+    if between := next((sign for sign in ";\t|" if sign in only), ""):
+        return f"its columns stand between {between!r}, and CSV has commas; write it with those"
+    return "say which it is with --map prompt=COLUMN"
 
 
-def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
-    """An Item from `prompt`+`response`, `prompt`+`responses`, `prompt`+`chosen`+`rejected`, or `messages`.
+class _Ids:
+    """Unique ids. Which stood before is kept on disk: SQLite's private temporary file holds their hashes."""
 
-    `chosen` and `rejected` may be whole conversations that hold the prompt. `responses` may come with `scores`
-    (higher is better) or `ranking` (1 is best). `margin`, `agreement` and `votes` are kept in `meta`.
+    def __init__(self, prefix: str) -> None:
+        self._ours = f"{prefix}row-"
+        self._given = Numbers()  # rows that have no id of their own
+        self._imitated = False  # an id in the file is of the form of ours
+        # A generator may be closed on another thread than it ran on.
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False).cursor()
+        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA cache_size=-8000")
+        self._db.executescript("CREATE TABLE ids (hash INTEGER PRIMARY KEY); BEGIN")
 
-    >>> to_item("a", {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}).gold.chosen
-    (0,)
-    >>> to_item("a", {"prompt": "Hi"}).message
-    'no response: it needs response, responses, or chosen and rejected'
-    """
-    read = read_fields(name, fields)
-    return _NO_RESPONSE if isinstance(read, Prompt) else read
+    def given(self, number: int) -> str:
+        """An id for a row that has none: its number."""
+        name = f"{self._ours}{number}"
+        if self._imitated:
+            return self.taken(name, number)
+        self._given.add(number)
+        return name
 
+    def taken(self, name: str, number: int) -> str:
+        """A row's own id, with its number behind it where another row has the same."""
+        while not self._is_new(name):
+            name = f"{name}#{number}"
+        return name
 
-def read_fields(name: str, fields: Mapping[str, Any]) -> Item | Prompt | Failure:
-    """As `to_item`, but a row that has a prompt and no response is a Prompt.
-
-    An empty response is a response; no field for it, null and an empty list of `responses` are none.
-
-    >>> read_fields("a", {"prompt": "Hi"}).id, read_fields("a", {"prompt": "Hi", "response": ""}).responses
-    ('a', ('',))
-    """
-    messages, response = fields.get("messages"), fields.get("response")
-    prompt = fields.get("prompt")
-    gold: Gold | None = None
-    if prompt is None and isinstance(fields.get("chosen"), str | list):
-        whole = _conversations(fields.get("chosen"), fields.get("rejected"))
-        if isinstance(whole, Failure):
-            return whole
-        prompt = whole
-    if isinstance(messages, list) and messages:
-        *before, last = messages
-        if isinstance(last, dict) and last.get("role") == "assistant":
-            prompt, response = before, last.get("content")
-        else:
-            prompt = messages
-    prompt = conversation(prompt)
-    if isinstance(prompt, Failure):
-        return prompt
-    if isinstance(fields.get("responses"), list):
-        responses = fields["responses"]
-        order = _order(fields, len(responses))
-        if isinstance(order, Failure):
-            return order
-        gold = order
-    elif "chosen" in fields or "rejected" in fields:
-        sides = [_last_turn(fields.get("chosen")), _last_turn(fields.get("rejected"))]
-        if any(side is None for side in sides):
-            return Failure("empty", "a preference row needs both chosen and rejected as text")
-        responses, gold = sides, Gold(chosen=(0,))
-    elif response is None and fields.get("responses") is not None:
-        return Failure("malformed", "responses is not a list of texts")
-    else:
-        responses = [] if response is None else [response]
-    if not all(isinstance(r, str) for r in responses):
-        return Failure("malformed", "a response is not text")
-    optional = ("system", "reference", "rubric", "subset")
-    given = {**fields, "subset": name_of_subset(fields.get("subset"))}
-    texts = {key: given[key] for key in optional if isinstance(given.get(key), str) and given[key].strip()}
-    try:
-        json.dumps([prompt, responses, texts], ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return Failure("malformed", "the row holds half of a surrogate pair, which is not text")
-    meta = _meta(fields)
-    if isinstance(meta, Failure):
-        return meta
-    if not responses:
-        return Prompt(id=name, prompt=prompt, meta=meta, **texts)
-    return Item(id=name, prompt=prompt, responses=responses, gold=gold, meta=meta, **texts)
-
-
-def _order(fields: Mapping[str, Any], count: int) -> Gold | Failure | None:
-    """What humans said of a list of responses: `scores` or `ranking`, one for each."""
-    for name in ("scores", "ranking"):
-        values = fields.get(name)
-        if values is None:
-            continue
-        if not isinstance(values, list) or len(values) != count:
-            return Failure("malformed", f"{name} is a list with one number for each of the {count} responses")
-        if not all(isinstance(v, int | float) and _is_finite(v) for v in values):
-            return Failure("malformed", f"{name} holds something that is no number, or one too large")
-        return Gold(scores=tuple(values)) if name == "scores" else Gold(ranking=tuple(values))
-    return None
-
-
-def name_of_subset(value: Any) -> str | None:
-    """A subset's name: a text, or a number by its digits; None for anything else.
-
-    >>> name_of_subset(2020), name_of_subset(2020.0), name_of_subset(" "), name_of_subset(float("nan"))
-    ('2020', '2020', None, None)
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
-        return str(value)
-    return value if isinstance(value, str) and value.strip() else None
-
-
-def _is_finite(number: float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # an integer that no float holds
-        return False
-
-
-def _meta(fields: Mapping[str, Any]) -> dict[str, Any] | Failure:
-    meta: dict[str, Any] = {}
-    for name in ("margin", "agreement"):
-        value = fields.get(name)
-        if value is None or value == "":
-            continue
-        try:
-            meta[name] = float(value)
-        except (TypeError, ValueError):
-            return Failure("malformed", f"{name} is a number, not {value!r}")
-        except OverflowError:
-            return Failure("malformed", f"{name} is too large")
-        if not math.isfinite(meta[name]):
-            return Failure("malformed", f"{name} is a finite number, not {value!r}")
-    if isinstance(fields.get("votes"), list):
-        meta["votes"] = fields["votes"]
-    return meta
-
-
-def _conversations(chosen: Any, rejected: Any) -> list[Message] | Failure:
-    """The turns that two whole conversations share, where they differ in their last turn alone."""
-    sides = [conversation(chosen), conversation(rejected)]
-    if any(not isinstance(side, list) or len(side) < 2 for side in sides):
-        return Failure("empty", "the row has no prompt, and chosen and rejected are not whole conversations")
-    first, second = (side for side in sides if isinstance(side, list))
-    if first[:-1] != second[:-1] or first[-1]["role"] != "assistant" or second[-1]["role"] != "assistant":
-        return Failure("malformed", "chosen and rejected differ in more than an assistant's last turn")
-    return first[:-1]
-
-
-def conversation(prompt: Any) -> str | list[Message] | Failure:
-    """A prompt as text or messages; a "Human: … Assistant: …" transcript becomes messages.
-
-    >>> [m["role"] for m in conversation("Human: Hi\\n\\nAssistant: Yes?\\n\\nHuman: Bye")]
-    ['user', 'assistant', 'user']
-    """
-    if isinstance(prompt, str) and prompt.strip():
-        parts = _TURN.split(prompt)
-        if len(parts) > 3 and not parts[0].strip() and parts[1] == "Human":
-            roles = {"Human": "user", "Assistant": "assistant"}
-            turns = zip(parts[1::2], parts[2::2], strict=True)
-            spoken: list[Message] = [
-                {"role": roles[who], "content": text.strip()}  # type: ignore[typeddict-item]
-                for who, text in turns
-                if text.strip()
-            ]
-            return spoken or Failure("empty", "the row's transcript is empty")
-        return prompt
-    if isinstance(prompt, list) and prompt:
-        for turn in prompt:
-            if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-                return Failure("malformed", "a message is not {'role': …, 'content': text}")
-            if turn.get("role") not in ("system", "user", "assistant"):
-                return Failure("malformed", f"a message's role is {turn.get('role')!r}")
-        return [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
-    return Failure("empty", "the row has no prompt")
-
-
-def _last_turn(side: Any) -> str | None:
-    if isinstance(side, str) and side.startswith("\n\nHuman:"):
-        side = conversation(side)
-    if isinstance(side, list) and side and isinstance(side[-1], dict):
-        side = side[-1].get("content")
-    return side if isinstance(side, str) else None
+    def _is_new(self, name: str) -> bool:
+        if name.startswith(self._ours):
+            self._imitated = True
+            rest = name.removeprefix(self._ours)
+            if rest.isdecimal() and len(rest) < 16 and rest == str(int(rest)) and int(rest) in self._given:
+                return False
+        digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        key = int.from_bytes(digest, signed=True)
+        return self._db.execute("INSERT OR IGNORE INTO ids VALUES (?)", (key,)).rowcount == 1
 
 
 def records(path: str) -> Iterator[dict[str, Any] | Failure]:
     """The rows of a file or of a dataset `hf:OWNER/NAME[/CONFIG][:SPLIT]` as they are, in order. Raises CannotRun."""
-    if path.startswith("hf:"):
-        yield from _hub(path)
-        return
-    file = Path(path).expanduser()
-    if (file / "state.json").is_file():
-        yield from _saved_dataset(file)
-        return
-    if not file.exists():
-        raise CannotRun(f"no file {path!r}")
-    if not file.is_file():
-        raise CannotRun(f"{path!r} is not a file; give one of {', '.join(FORMATS)}")
-    name = file.name.lower()
-    try:
-        if name.endswith(".parquet"):
-            yield from _parquet(file)
-        elif name.endswith((".csv", ".csv.gz")):
-            yield from _csv(file)
-        elif name.endswith((".jsonl", ".jsonl.gz", ".ndjson")):
-            yield from _jsonl(file)
-        else:
-            raise CannotRun(f"{path!r}: unknown format; there are {', '.join(FORMATS)}")
-    except (OSError, EOFError, csv.Error) as error:
-        raise CannotRun(f"{path}: cannot be read: {error}") from error
+    return iter(Records(path))
 
 
-def _jsonl(file: Path) -> Iterator[dict[str, Any] | Failure]:
-    opened = gzip.open(file, "rb") if file.name.endswith(".gz") else open(file, "rb")
-    with opened as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield Failure("malformed", f"not JSON: {error}")
-                continue
-            yield value if isinstance(value, dict) else Failure("malformed", "the line is not a JSON object")
+class Records:
+    """The rows of one source as they are, in order; a bad one is a Failure. Raises CannotRun, with the row.
 
+    A source is a file of a known format, "-" for JSON lines on standard input, a folder that `datasets` saved, or
+    a dataset of the hub. `share` tells how much of it has been read, from 0 to 1, where that is known.
+    """
 
-def _csv(file: Path) -> Iterator[dict[str, Any] | Failure]:
-    csv.field_size_limit(1 << 30)
-    opened = (
-        gzip.open(file, "rt", encoding="utf-8-sig", newline="")
-        if file.suffix == ".gz"
-        else open(file, encoding="utf-8-sig", newline="")
-    )
-    with opened as lines:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._size = 0
+        self._raw: IO[bytes] | None = None
+        self._rows: tuple[int, int] | None = None  # read and in all, where a format says so
+        self.number = 0
+
+    @property
+    def share(self) -> float | None:
+        if self._rows is not None:
+            return self._rows[0] / max(1, self._rows[1])
+        if self._raw is None or not self._size:
+            return None
         try:
-            for row in csv.DictReader(lines):
-                if None in row or None in row.values():
-                    yield Failure("malformed", "the row's number of columns is not the header's")
-                else:
-                    yield dict(row)
+            return min(1.0, self._raw.tell() / self._size)
+        except ValueError:  # closed: read to its end
+            return 1.0
+
+    def __iter__(self) -> Iterator[dict[str, Any] | Failure]:
+        self.number = 0
+        try:
+            for row in self._read():
+                self.number += 1
+                yield row
+        except (OSError, EOFError, csv.Error) as error:
+            said = str(error) or type(error).__name__
+            raise CannotRun(f"{self.path}, after row {self.number}: cannot be read: {said}") from error
+
+    def _read(self) -> Iterator[dict[str, Any] | Failure]:
+        if self.path == STANDARD_INPUT:
+            yield from _jsonl(sys.stdin.buffer, "standard input")
+            return
+        if self.path.startswith("hf:"):
+            yield from _hub(self.path)
+            return
+        file = Path(self.path).expanduser()
+        if (file / "state.json").is_file():
+            yield from self._saved_dataset(file)
+            return
+        if not file.exists():
+            raise CannotRun(f"no file {self.path!r}")
+        if not file.is_file():
+            raise CannotRun(f"{self.path!r} is not a file; give one of {SHOWN}")
+        form = format_of(file.name)
+        if form is None:
+            raise CannotRun(f"{self.path!r}: unknown format; there are {SHOWN}")
+        if form[0] == ".parquet":
+            yield from self._parquet(file)
+            return
+        with open(file, "rb") as self._raw:
+            self._size = file.stat().st_size
+            stream = unpacked(self._raw, form[1])
+            yield from (_csv if form[0] == ".csv" else _jsonl)(stream, self.path)
+
+    def _saved_dataset(self, folder: Path) -> Iterator[dict[str, Any]]:
+        """A folder that `datasets` wrote with save_to_disk."""
+        from datasets import Dataset
+
+        dataset = Dataset.load_from_disk(str(folder))
+        for number, row in enumerate(dataset, start=1):
+            self._rows = (number, len(dataset))
+            yield dict(row)
+
+    def _parquet(self, file: Path) -> Iterator[dict[str, Any] | Failure]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(file) as parquet:
+                count, read = parquet.metadata.num_rows, 0
+                for batch in parquet.iter_batches(batch_size=256):
+                    for row in _rows_of(batch):
+                        read += 1
+                        self._rows = (read, count)
+                        yield row
+        except (pa.ArrowException, ValueError) as error:
+            raise CannotRun(
+                f"{file}, after row {self.number}: not a readable Parquet file: {str(error).splitlines()[0]}"
+            ) from error
+
+
+def _rows_of(batch: Any) -> Iterator[dict[str, Any] | Failure]:
+    """The rows of a batch of Arrow. A value that Python has none for (the year 10000) fails its row alone."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        for number in range(batch.num_rows):
+            try:
+                yield from batch.slice(number, 1).to_pylist()
+            except (ValueError, OverflowError) as error:
+                yield Failure("malformed", f"a value cannot be read: {error}")
+
+
+def unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:
+    """A stream of what a packed one holds."""
+    if packing == ".gz":
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if packing == ".zst":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"), 1 << 16)
+    return raw
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """Lines; None for one of over LINE_BYTES bytes, which is never held whole."""
+    while line := stream.readline(LINE_BYTES):
+        if len(line) < LINE_BYTES or line.endswith(b"\n"):
+            yield line
+            continue
+        while (more := stream.readline(LINE_BYTES)) and not more.endswith(b"\n"):
+            pass
+        yield None
+
+
+def _jsonl(stream: IO[bytes], path: str) -> Iterator[dict[str, Any] | Failure]:
+    first = True
+    for line in _lines(stream):
+        if line is None:
+            yield Failure("malformed", f"the line is longer than {LINE_BYTES >> 20} MiB")
+            continue
+        if not line.strip():
+            continue
+        if first:
+            first = False
+            _check_beginning(line, path)
+            _check_lines(line.removeprefix(codecs.BOM_UTF8).strip(), path)
+        try:
+            value = from_line(line)
         except UnicodeDecodeError as error:
-            raise CannotRun(f"{file}: not UTF-8: {error}") from error
+            yield Failure("malformed", f"not UTF-8 at byte {error.start + 1} of the line")
+            continue
+        except RecursionError:
+            yield Failure("malformed", f"lists and objects lie more than {DEPTH} deep in each other")
+            continue
+        except ValueError as error:
+            yield Failure("malformed", f"not JSON: {error}")
+            continue
+        yield value if isinstance(value, dict) else Failure("malformed", "the line is not a JSON object")
 
 
-def _hub(path: str) -> Iterator[dict[str, Any] | Failure]:
+def _check_beginning(line: bytes, path: str) -> None:
+    """Files that are something else as a whole: one error, not one for each line."""
+    begin = line[:2]
+    if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or (b"\0" in begin and begin != b"\0\0"):
+        raise CannotRun(f"{path}: the text is UTF-16; write it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
+    if line.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+        raise CannotRun(f"{path}: the file is packed; put .gz or .zst behind its name, or unpack it first")
+    if line.startswith(b"PK\x03\x04"):
+        raise CannotRun(f"{path}: the file is a zip archive; unpack it first")
+    if line.startswith(b"PAR1"):
+        raise CannotRun(f"{path}: the file is Parquet; name it .parquet")
+
+
+def _check_lines(line: bytes, path: str) -> None:
+    """JSON that is not one object a line."""
+    if line.startswith(b"["):
+        raise CannotRun(f"{path}: the file is one JSON list; write one object a line (jq -c '.[]')")
+    if line == b"{":
+        raise CannotRun(f"{path}: an object goes over several lines; write one object a line (jq -c .)")
+    if b"}\r{" in line:
+        raise CannotRun(f"{path}: its lines end in CR alone; write them with LF (tr '\\r' '\\n')")
+
+
+def _csv(stream: IO[bytes], path: str) -> Iterator[dict[str, Any] | Failure]:
+    csv.field_size_limit(LINE_BYTES)
+    text = _Text(stream, path)
+    rows = csv.reader(text, strict=True)
+    header: list[str] | None = None
+    while True:
+        begin = text.number + 1
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            if text.ended:  # how many rows it holds nobody knows
+                raise csv.Error(f"a quote that is opened on line {begin} is never closed") from error
+            if header is None:
+                raise CannotRun(f"{path}, line {begin}: the header cannot be read: {error}") from error
+            where = f"line {begin}" if begin == text.number else f"lines {begin} to {text.number}"
+            yield Failure("malformed", f"{where}: {error}")
+            continue
+        if cells is None:
+            return
+        if not cells:
+            continue
+        if header is None:
+            header = cells
+            _check_header(header, path)
+        elif len(cells) != len(header):
+            yield Failure("malformed", f"{len(cells)} columns where the header has {len(header)}")
+        elif any(_undecodable(cell) for cell in cells):
+            yield Failure("malformed", f"line {begin}: not UTF-8")
+        else:
+            yield dict(zip(header, cells, strict=True))
+
+
+def _check_header(header: list[str], path: str) -> None:
+    if any(_undecodable(name) for name in header):
+        raise CannotRun(f"{path}: the header is not UTF-8")
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise CannotRun(f"{path}: the header has {', '.join(map(repr, twice))} twice; rename one")
+
+
+class _Text:
+    """Lines of text for the csv module: `number` of them so far, whether they have `ended`.
+
+    A mark at the beginning is no part of the first name. What is not UTF-8 becomes halves of surrogate pairs, which
+    fail their row alone; so does a line of over LINE_BYTES characters, which is never held whole.
+    """
+
+    def __init__(self, stream: IO[bytes], path: str) -> None:
+        self._lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self._path = path
+        self.number, self.ended = 0, False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._lines.readline(LINE_BYTES)
+        if not line:
+            self.ended = True
+            raise StopIteration
+        self.number += 1
+        if self.number == 1:
+            _check_beginning(line.encode("utf-8", "surrogateescape"), self._path)
+        if len(line) == LINE_BYTES and not line.endswith(("\n", "\r")):
+            while (more := self._lines.readline(LINE_BYTES)) and not more.endswith(("\n", "\r")):
+                pass
+            raise csv.Error(f"it is longer than {LINE_BYTES >> 20} MiB")
+        return line
+
+
+def _undecodable(text: str) -> bool:
+    return not text.isascii() and any("\udc80" <= c <= "\udcff" for c in text)
+
+
+def _hub(path: str) -> Iterator[dict[str, Any]]:
     """`hf:OWNER/NAME`, `hf:OWNER/NAME:SPLIT` or `hf:OWNER/NAME/CONFIG:SPLIT`, streamed."""
     name, _, split = path.removeprefix("hf:").partition(":")
     owner, _, rest = name.partition("/")
@@ -333,22 +414,3 @@ def _hub(path: str) -> Iterator[dict[str, Any] | Failure]:
             yield dict(row)
     except (OSError, ValueError) as error:  # datasets' own errors and the hub's are both
         raise CannotRun(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from error
-
-
-def _saved_dataset(folder: Path) -> Iterator[dict[str, Any] | Failure]:
-    """A folder that `datasets` wrote with save_to_disk."""
-    from datasets import Dataset
-
-    for row in Dataset.load_from_disk(str(folder)):
-        yield dict(row)
-
-
-def _parquet(file: Path) -> Iterator[dict[str, Any] | Failure]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise CannotRun(f"{file}: not a readable Parquet file: {error}") from error

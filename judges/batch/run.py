@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import math
-import os
+import shutil
+import sys
+import tempfile
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from judges.batch.readers import Row, read_rows
+from judges.batch import manifest
+from judges.batch.output import Options, Output, Printed, outputs_of
+from judges.batch.readers import Row
+from judges.batch.shards import digest, drawn, is_folder, is_stream, shards_of
+from judges.batch.writers import output_row, reason_of
 from judges.candidates import Policy, Prompt, Sampled
 from judges.errors import CannotRun
-from judges.scorer import Scorer
-from judges.types import Failure, Item, Judgment, Scorecard, Usage, to_plain
+from judges.scorer import Scorer, reread_from
+from judges.types import Failure, Item, Scorecard, Usage
 
-# What an output row adds; an input column of the same name is kept as "input.NAME".
-OURS = frozenset(
-    ("row", "score", "scores", "failure", "failures", "critique", "votes", "usage", "read", "truncated", "preference")
-)
-# What it adds where candidates were drawn.
-_DRAWN = frozenset(("response", "responses", "generation"))
+STANDARD_OUTPUT = Path("-")
+TELL_SECONDS = 0.05  # progress is told no more often; rows may come by the ten thousand a second
+_FREE = Usage()
 
 
 @dataclass
 class Summary:
-    """What a run did. `failures` counts rows by reason; a failed row is written like the others."""
+    """What a run did. `failures` counts the output's failed rows by reason, those of earlier sittings
+    (`failed_before`) too; they are written like the others.
+
+    `share` is how much of the input has been read, where that is known.
+    """
 
     written: int = 0
     resumed: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    failed_before: int = 0
     usage: Usage = Usage()
+    share: float | None = None
 
     @property
     def failed(self) -> int:
@@ -47,210 +56,284 @@ def score_file(
     source: str,
     scorer: Scorer,
     output: Path,
-    mapping: dict[str, str] | None = None,
-    limit: int | None = None,
-    on_row: Callable[[Summary], None] = lambda _: None,
+    options: Options = Options(),
+    on_progress: Callable[[Summary], None] = lambda _: None,
     policy: Policy | None = None,
 ) -> Summary:
-    """Score every row of a file and append it to `output`, in the order of finishing.
+    """Score every row of a source and write it, in the order of finishing.
 
-    With a `policy`, a row that has a prompt and no response gets candidates from it, and those are scored.
-    Rows whose id is in the output already are not judged again. Raises CannotRun when the output was made
-    with another input, scorer, policy, model or template, or is being written by another run.
+    A file goes to a file, a folder of files to a folder with one output for each, "-" is standard input or output.
+    JSON lines are appended as rows finish; other formats and ordered ones are written at the end, from rows that lie
+    beside the output (`OUTPUT.run`) till then. With a `policy`, a row that has a prompt and no response gets
+    candidates from it, and those are scored. Rows that are in the output already are not judged again. Raises
+    CannotRun when the output was made with another input, scorer, policy, model or template, or is being written by
+    another run; when the input breaks off (its rows before that are judged first); and past `max_failures`.
     """
+    if output == STANDARD_OUTPUT:
+        return _to_standard_output(source, scorer, options, on_progress, policy)
     beside = output.with_name(output.name + ".run")
-    try:
-        beside.mkdir(parents=True, exist_ok=True)
-        lock = open(beside / "lock", "w")
-    except OSError as error:
-        raise CannotRun(f"{output}: cannot be written: {error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CannotRun(f"{output} is being written by another run") from error
-        _check_manifest(source, scorer, policy, output, beside / "manifest.json", mapping or {})
-        summary = Summary()
-        done = _finished_ids(output, summary)
-        if remember := getattr(scorer, "remember", None):
-            remember(beside / "completions.sqlite")
+    outputs = outputs_of(source, shards_of(source), output, beside, options)
+    with manifest.alone(beside, str(output)), ExitStack() as stack:
+        now = {**digest(source), "mapping": dict(options.mapping), **plain(scorer.identity())}
         if policy is not None:
-            policy.remember(beside / "candidates.sqlite")
-        pending: dict[str, Row] = {}
-        drawn: dict[str, Sampled] = {}
-        with open(output, "ab", buffering=0) as out:
-            writing = threading.Lock()  # a row that cannot be judged is written where it is read, on the feeding thread
+            now["policy"] = plain(policy.identity())
+        check_manifest(now, beside, output, outputs, is_stream(source), options)
+        if options.reread:
+            for out in outputs:
+                out.begin_again()
+        _remember(scorer, policy, beside, options)
+        run = stack.enter_context(Run(scorer, options, on_progress, policy, outputs))
+        run.judge()
+        if options.reread:
+            manifest.write(beside / "manifest.json", now)
+    return run.summary
 
-            def write(row: Row, card: Scorecard | Failure, sampled: Sampled | None = None) -> None:
-                line = json.dumps(output_row(row, card, sampled), ensure_ascii=False, allow_nan=False, default=str)
-                data = line.encode("utf-8", "backslashreplace") + b"\n"
-                with writing:
-                    if out.write(data) != len(data):
-                        raise CannotRun(f"{output}: the disk took only a part of a line; make room and run again")
-                    summary.written += 1
-                    summary.usage += _usage(card, sampled)
-                    summary.failures.update(_reasons(card))
-                    on_row(summary)
 
-            def asked() -> Iterator[Item | Prompt]:
-                for row in islice(read_rows(source, mapping), limit):
-                    if row.id in done:
-                        continue
-                    ready = row.prompt if policy is not None and row.prompt is not None else row.item
-                    if isinstance(ready, Failure):
-                        write(row, ready)
-                    else:
-                        pending[row.id] = row
-                        yield ready
+def _remember(scorer: Scorer, policy: Policy | None, beside: Path, options: Options) -> None:
+    """Tell who judges and who writes where completions are kept."""
+    kept = Path(options.store).expanduser() if options.store else beside / "completions.sqlite"
+    if options.reread:
+        if not kept.exists():
+            raise CannotRun(f"--reread: no completions at {kept}")
+        reread_from(scorer, kept)
+    elif remember := getattr(scorer, "remember", None):
+        remember(kept)
+    if policy is not None:
+        written = kept if options.store else beside / "candidates.sqlite"
+        (policy.reread if options.reread else policy.remember)(written)
 
-            def items() -> Iterator[Item]:
-                for one in asked() if policy is None else policy.stream(asked()):
-                    if isinstance(one, Item):
-                        yield one
-                    elif isinstance(one, Sampled):
-                        if isinstance(one.item, Failure):
-                            write(pending.pop(one.prompt.id), one.item, one)
-                        else:
-                            drawn[one.item.id] = one
-                            yield one.item
 
-            try:
-                cards = scorer.stream(items())
+def check_manifest(
+    now: Mapping[str, Any],
+    beside: Path,
+    output: Path,
+    outputs: Sequence[Output],
+    stream: bool,
+    options: Options,
+) -> None:
+    """Refuse an output that something else made; note what this one is made with. Raises CannotRun."""
+    path = beside / "manifest.json"
+    if manifest.check(path, now, str(output), manifest.READING if options.reread else ()):
+        if stream and any(out.begun for out in outputs) and not options.reread:
+            raise CannotRun(f"{output} has rows, and a stream cannot be told from another one; give another -o")
+        return
+    if options.reread:
+        raise CannotRun(f"--reread: {output} was not made by a run whose manifest lies in {beside}")
+    for out in outputs:
+        if out.target.exists() and (out.target.stat().st_size or out.target.is_dir()):
+            raise CannotRun(f"{out.target} exists and has no manifest beside it; give another -o or remove it")
+    manifest.write(path, now)
+
+
+def too_many(most: int, summary: Summary) -> CannotRun:
+    told = ", ".join(f"{count} {why}" for why, count in summary.failures.most_common())
+    return CannotRun(f"stopped: more than --max-failures {most} rows failed ({told}); what is written is safe")
+
+
+def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it comes back from a file."""
+    found: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return found
+
+
+def _to_standard_output(
+    source: str,
+    scorer: Scorer,
+    options: Options,
+    on_progress: Callable[[Summary], None],
+    policy: Policy | None,
+) -> Summary:
+    """Rows as lines on standard output, as they finish; ordered ones at the end. Nothing is kept for another sitting
+    but completions, where `store` says where."""
+    if options.retry_failed or options.reread:
+        raise CannotRun("--retry-failed and --reread need an output that is a file")
+    if options.ordered:
+        with tempfile.TemporaryDirectory(prefix="assay-") as folder:
+            target = Path(folder) / "rows.jsonl"
+            summary = score_file(source, scorer, target, options, on_progress, policy)
+            with open(target, "rb") as lines:
+                shutil.copyfileobj(lines, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            return summary
+    if is_folder(source):
+        raise CannotRun(f"{source!r} is a folder: its files go to a folder; give -o FOLDER")
+    if options.store:
+        kept = Path(options.store).expanduser()
+        if remember := getattr(scorer, "remember", None):
+            remember(kept)
+        if policy is not None:
+            policy.remember(kept)
+    with Run(scorer, options, on_progress, policy, [Printed(shards_of(source)[0], options)]) as run:
+        run.judge()
+    return run.summary
+
+
+class Run:
+    """One sitting: rows are read on the scorer's feeding thread, and written as their cards come."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        options: Options,
+        on_progress: Callable[[Summary], None],
+        policy: Policy | None,
+        outputs: Sequence[Output],
+    ) -> None:
+        self.summary = Summary()
+        self._scorer, self._options, self._on_progress, self._policy = scorer, options, on_progress, policy
+        self._outputs = outputs
+        # A row that cannot be judged is written where it is read, on the feeding thread.
+        self._changed = threading.Condition()
+        self._pending: dict[str, tuple[Row, Output]] = {}
+        self._sampled: dict[str, Sampled] = {}
+        self._failed_now = 0
+        self._broken: CannotRun | None = None  # the input, from some row on
+        self._left = self._held = False
+        self._told = time.monotonic()
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="assay-output")
+        self._finishing: list[Future[None]] = []
+
+    def judge(self) -> None:
+        """Judge every row that is not judged yet. Raises CannotRun."""
+        try:
+            items = self._items()
+            # Where nothing is left to judge, no model is loaded.
+            if (first := next(items, None)) is not None:
+                cards = self._scorer.stream(chain([first], items))
                 try:
                     for card in cards:
-                        write(pending.pop(card.id), card, drawn.pop(card.id, None))
+                        self._write(*self._pending[card.id], card, self._sampled.pop(card.id, None))
                 finally:  # cancel what is in flight, where the scorer has something in flight
                     getattr(cards, "close", lambda: None)()
-            except OSError as error:
-                raise CannotRun(f"{output}: {error.strerror}; what is written is safe, run again") from error
-    return summary
+            self._finish()
+            self._on_progress(self.summary)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = self._outputs[0].target if self._outputs else "output"
+            raise CannotRun(f"{where}: {error.strerror or error}; what is written is safe, run again") from error
+        if self._broken is not None:
+            raise self._broken
+        if not self.summary.written and not self.summary.resumed:
+            raise CannotRun(f"{self._outputs[0].shard.path}: there are no rows in it")
 
+    def _asked(self) -> Iterator[Item | Prompt]:
+        """What is to be judged, or answered first; a row that is neither is written as it is read."""
+        sample, left = self._options.sample, self._options.limit
+        shards = [out.shard for out in self._outputs]
+        chosen: Sequence[frozenset[int] | None] = [None] * len(shards) if sample is None else drawn(shards, sample)
+        for place, (out, numbers) in enumerate(zip(self._outputs, chosen, strict=True)):
+            if left is not None and left <= 0:
+                return
+            before = out.finished_before()
+            if before is not None:
+                self._count_before(*before)
+            else:
+                self._count_before(len(out.journal.done), out.journal.failures)
+                try:
+                    for row in out.rows(numbers, left):
+                        if out.read % 64 == 0:
+                            share = out.records.share
+                            self.summary.share = None if share is None else (place + share) / len(self._outputs)
+                        ready = row.prompt if self._policy is not None and row.prompt is not None else row.item
+                        if isinstance(ready, Failure):
+                            self._write(row, out, ready)
+                            continue
+                        with self._changed:
+                            while row.id in self._pending and not self._left:  # two files of a folder share an id
+                                self._held = True
+                                self._changed.wait()
+                            self._held = False
+                            self._pending[row.id] = (row, out)
+                        yield ready
+                except CannotRun as error:
+                    self._broken = error
+                    return
+                if out.complete:
+                    self._finish_later(out)
+            if left is not None:
+                left -= out.records.number
 
-def output_row(row: Row, card: Scorecard | Failure, sampled: Sampled | None = None) -> dict[str, Any]:
-    """The input row, its number and id, the candidates where some were drawn, and what was said of it."""
-    ours = OURS if sampled is None else OURS | _DRAWN
-    base = {(f"input.{key}" if key in ours else key): _finite(value) for key, value in row.columns.items()}
-    base |= {"row": row.number, "id": row.id}
-    if sampled is not None:
-        base |= _candidates(sampled)
-    if isinstance(card, Failure):
-        return base | {"score": None, "failure": to_plain(card), "critique": None, "votes": [], "usage": None}
-    if len(card.judgments) == 1:
-        judgment = card.judgments[0]
-        return base | {"score": judgment.score, "failure": _plain(judgment.failure)} | _details(judgment)
-    return base | {
-        "scores": [j.score for j in card.judgments],
-        "failures": [_plain(j.failure) for j in card.judgments],
-        "preference": card.preference,
-        "critique": [j.critique for j in card.judgments],
-        "votes": [_votes(j) for j in card.judgments],
-        "read": [j.read for j in card.judgments],
-        "truncated": [j.truncated for j in card.judgments],
-        "usage": to_plain(card.usage),
-    }
+    def _count_before(self, rows: int, failures: Counter[str]) -> None:
+        self.summary.resumed += rows
+        self.summary.failures.update(failures)
+        self.summary.failed_before += failures.total()
 
+    def _items(self) -> Iterator[Item]:
+        """What is to be judged: rows with responses, and prompts with the candidates that were drawn."""
+        for one in self._asked() if self._policy is None else self._policy.stream(self._asked()):
+            if isinstance(one, Item):
+                yield one
+            elif isinstance(one, Sampled):
+                if isinstance(one.item, Failure):
+                    self._write(*self._pending[one.prompt.id], one.item, one)
+                else:
+                    self._sampled[one.item.id] = one
+                    yield one.item
 
-def _candidates(sampled: Sampled) -> dict[str, Any]:
-    """The candidates as an input row would hold them, and what they cost."""
-    if isinstance(sampled.item, Failure):
-        return {"generation": None}
-    cost = {"truncated": sampled.truncated, "usage": to_plain(sampled.usage)}
-    if len(sampled.item.responses) == 1:
-        return {"response": sampled.item.responses[0], "generation": cost}
-    return {"responses": sampled.item.responses, "generation": cost}
+    def _write(self, row: Row, out: Output, card: Scorecard | Failure, sampled: Sampled | None = None) -> None:
+        out.journal.write(output_row(row, card, sampled))
+        reason = reason_of(card)
+        summary = self.summary
+        with self._changed:
+            if self._pending.pop(row.id, None) is not None and self._held:
+                self._changed.notify_all()
+            summary.written += 1
+            if isinstance(card, Scorecard):
+                for judgment in card.judgments:
+                    if judgment.usage != _FREE:
+                        summary.usage += judgment.usage
+            if sampled is not None:
+                summary.usage += sampled.usage
+            if reason is not None:
+                summary.failures[reason] += 1
+                out.journal.failures[reason] += 1
+                self._failed_now += 1
+            now = time.monotonic()
+            if now - self._told > TELL_SECONDS:
+                self._told = now
+                self._on_progress(summary)
+        if out.complete:
+            self._finish_later(out)
+        most = self._options.max_failures
+        if most is not None and self._failed_now > most:
+            raise too_many(most, summary)
 
+    def _finish_later(self, out: Output) -> None:
+        """Make a shard's output aside, once: the engine does not wait for it."""
+        with self._changed:
+            if out.finishing:
+                return
+            out.finishing = True
+        if not self._options.reread:
+            self._finishing.append(self._finisher.submit(out.finish))
 
-def _usage(card: Scorecard | Failure, sampled: Sampled | None) -> Usage:
-    judged = card.usage if isinstance(card, Scorecard) else Usage()
-    return judged if sampled is None else judged + sampled.usage
+    def _finish(self) -> None:
+        for future in self._finishing:
+            future.result()
+        failures = self.summary.failures
+        if self._options.reread:
+            if self.summary.written and failures["engine"] == self.summary.written:
+                raise CannotRun(
+                    "--reread: none of the completions is there; a template that asks otherwise needs a run"
+                )
+            for out in self._outputs:
+                out.finish()
+            return
+        for out in self._outputs:  # what a limit or a broken input left unfinished
+            if not out.finishing and out.begun:
+                out.finish()
 
+    def close(self) -> None:
+        with self._changed:
+            self._left = True
+            self._changed.notify_all()
+        self._finisher.shutdown(wait=True, cancel_futures=True)
+        for out in self._outputs:
+            out.close()
 
-def _finite(value: Any) -> Any:
-    """JSON has no nan: such a number in a column of the input is null in the output."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return value
+    def __enter__(self) -> Self:
+        return self
 
-
-def _details(judgment: Judgment) -> dict[str, Any]:
-    return {
-        "critique": judgment.critique,
-        "votes": _votes(judgment),
-        "read": judgment.read,
-        "truncated": judgment.truncated,
-        "usage": to_plain(judgment.usage),
-    }
-
-
-def _votes(judgment: Judgment) -> list[Any]:
-    return [_plain(v) if isinstance(v, Failure) else v for v in judgment.votes]
-
-
-def _plain(failure: Failure | None) -> Any:
-    return None if failure is None else to_plain(failure)
-
-
-def _reasons(card: Scorecard | Failure) -> Sequence[str]:
-    if isinstance(card, Failure):
-        return [card.reason]
-    return next(([j.failure.reason] for j in card.judgments if j.failure), [])
-
-
-def _finished_ids(output: Path, summary: Summary) -> set[str]:
-    """The ids in an output; what a kill left of an unfinished last line is cut off."""
-    done: set[str] = set()
-    if not output.exists():
-        return done
-    whole = 0
-    with open(output, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                done.add(json.loads(line)["id"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise CannotRun(f"{output}, line {number}: not a row of a scored file; give another -o") from error
-            whole += len(line)
-    if whole < output.stat().st_size:
-        os.truncate(output, whole)
-    summary.resumed = len(done)
-    return done
-
-
-def _check_manifest(
-    source: str, scorer: Scorer, policy: Policy | None, output: Path, manifest: Path, mapping: dict[str, str]
-) -> None:
-    now = {
-        "input_sha256": _file_hash(source),
-        "mapping": mapping,
-        **json.loads(json.dumps(scorer.identity(), default=str)),
-    }
-    if policy is not None:
-        now["policy"] = json.loads(json.dumps(policy.identity(), default=str))
-    if manifest.exists():
-        before = json.loads(manifest.read_text())
-        if before != now:
-            changed = ", ".join(
-                f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
-                for key in sorted(before.keys() | now.keys())
-                if before.get(key) != now.get(key)
-            )
-            raise CannotRun(f"{output} was made with other settings ({changed}); give another -o or remove it")
-        return
-    if output.exists() and output.stat().st_size:
-        raise CannotRun(f"{output} exists and has no manifest beside it; give another -o or remove it")
-    part = manifest.with_suffix(".part")
-    part.write_text(json.dumps(now, indent=2, ensure_ascii=False) + "\n")
-    part.replace(manifest)
-
-
-def _file_hash(path: str) -> str:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise CannotRun(f"no file {path!r}")
-    with open(file, "rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
+    def __exit__(self, *_: object) -> None:
+        self.close()

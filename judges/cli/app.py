@@ -16,6 +16,8 @@ app = typer.Typer(
 )
 prompts_app = typer.Typer(help="List, show and render the judges' templates.", no_args_is_help=True)
 app.add_typer(prompts_app, name="prompts")
+cache_app = typer.Typer(help="Show, export and prune stored completions.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 models_app = typer.Typer(help="List and show well-known reward models and judges.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
@@ -82,13 +84,28 @@ def report(
 
 @app.command(epilog="Example: assay score answers.jsonl --scorer self-rewarding,votes=1 -o scored.jsonl")
 def score(
-    file: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="JSONL, CSV (also .gz, .zst) or Parquet; a folder of them; hf:OWNER/NAME[:SPLIT]; - for JSON lines."
+        ),
+    ],
     scorer: SpecOption,
-    output: Annotated[Path, typer.Option("-o", "--output", help="A JSONL file.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A file, its format by its name; for a folder a folder; - to print.")
+    ],
     model: Annotated[str | None, typer.Option(help="The same as model=… in the SPEC.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; more than once.")] = None,
+    base_url: Annotated[
+        list[str] | None, typer.Option(help="An OpenAI-compatible server to ask; more than once to share the load.")
+    ] = None,
     map_: Annotated[list[str] | None, typer.Option("--map", help="field=column; more than once.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Only so many rows, drawn at random.")] = None,
+    ordered: Annotated[bool, typer.Option("--ordered", help="Rows in the input's order, written at the end.")] = False,
+    format_: Annotated[
+        str, typer.Option("--format", help="Of a folder's outputs: .jsonl, .csv, .parquet.", show_default="the input's")
+    ] = "",
     candidates: Annotated[
         int | None, typer.Option(min=1, help="Write so many responses to a prompt that has none, and score them.")
     ] = None,
@@ -96,12 +113,46 @@ def score(
         str | None,
         typer.Option(help="MODEL[,key=value …] that writes them; the judge's own by default."),
     ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Judge failed rows again.")] = False,
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Read stored completions again by the template as it is now; no model.")
+    ] = False,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Stop when more rows fail; what is written stays.")
+    ] = None,
+    store: Annotated[
+        str, typer.Option(help="A file of completions for several runs.", show_default="one beside the output")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the first prompts, judge a few rows, tell tokens and time.")
+    ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="A Ray cluster's address, or local: many workers, each with a scorer.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ray: scorers at once.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="Ray: GPUs of each (with tensor_parallel_size, that many).")] = 0,
+    cpus: Annotated[float, typer.Option(min=0, help="Ray: CPUs of each.")] = 1,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Ray: rows that one worker takes of a file at once.")] = 10_000,
     quiet: Quiet = False,
 ) -> None:
     """Score every row of a file. Killed and started again, it goes on where it stopped."""
-    from judges.cli.score import run
+    from judges.batch.output import Options
+    from judges.cli.score import Wanted, cluster, read_pairs, run
 
-    run(file, scorer, output, model, set_ or [], map_ or [], limit, candidates, policy, quiet)
+    options = Options(
+        mapping=read_pairs("--map", map_ or []),
+        limit=limit,
+        sample=sample,
+        ordered=ordered,
+        format=format_,
+        retry_failed=retry_failed,
+        reread=reread,
+        max_failures=max_failures,
+        store=store,
+    )
+    urls, settings = tuple(base_url or ()), tuple(set_ or ())
+    wanted = Wanted(file, scorer, output, model, urls, settings, candidates, policy, options)
+    run(wanted, dry_run, cluster(ray, workers, gpus, cpus, shard_rows), quiet)
 
 
 @app.command(epilog="Example: assay train demo:train --base embedded:minilm -o runs/my-reward-model")
@@ -340,6 +391,27 @@ def estimate(
     run(file, verdict, label, group, prompt, quiet)
 
 
+@app.command(epilog="Example: assay serve bradley-terry --model runs/my-reward-model --port 8000")
+def serve(
+    scorer: Annotated[str, typer.Argument(help="NAME[,model=M][,engine=E][,key=value …]", metavar="SPEC")],
+    model: Annotated[str | None, typer.Option(help="The same as model=… in the SPEC.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; more than once.")] = None,
+    host: Annotated[str, typer.Option(help="Any that others can reach needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8000,
+    token: Annotated[str, typer.Option(envvar="ASSAY_TOKEN", help="What clients must show.", show_default=False)] = "",
+    queue: Annotated[
+        int, typer.Option(min=1, help="Responses waiting or in flight; beyond it the answer is 429.")
+    ] = 1024,
+    max_batch: Annotated[int, typer.Option(min=1, help="Rows of one request.")] = 256,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="For what was admitted when it is told to stop.")] = 30.0,
+    quiet: Quiet = False,
+) -> None:
+    """Answer over HTTP what trainers ask: /score, /openrlhf, /health, /metrics."""
+    from judges.cli.serve import run
+
+    run(scorer, model, set_ or [], host, port, token, queue, max_batch, drain_seconds, quiet)
+
+
 @app.command(epilog="Example: assay explain answers.jsonl --row 3 --scorer self-rewarding,votes=1")
 def explain(
     file: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet; or demo.")],
@@ -394,3 +466,38 @@ def models_show(name: Annotated[str, typer.Argument(help="A name of the list, or
     from judges.cli.models import show
 
     show(name)
+
+
+StoreArgument = Annotated[Path, typer.Argument(help="A store, an output of assay score, or a folder of assay compare.")]
+
+
+@cache_app.command("show", epilog="Example: assay cache show scored.jsonl")
+def cache_show(path: StoreArgument) -> None:
+    """How many completions there are, of which model, since when."""
+    from judges.cli.cache import show
+
+    show(path)
+
+
+@cache_app.command("export", epilog="Example: assay cache export scored.jsonl -o completions.jsonl")
+def cache_export(
+    path: StoreArgument,
+    output: Annotated[str, typer.Option("-o", "--output", help="A JSONL file; - to print.")] = "-",
+) -> None:
+    """Every completion as a line of JSON."""
+    from judges.cli.cache import export
+
+    export(path, output)
+
+
+@cache_app.command("prune", epilog="Example: assay cache prune scored.jsonl --older-than 30d")
+def cache_prune(
+    path: StoreArgument,
+    older_than: Annotated[str | None, typer.Option(help="30d, 12h, 2w: kept longer ago than that.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every one.")] = False,
+) -> None:
+    """Take completions out; what goes must be computed again where it is asked for."""
+    from judges.cli.cache import prune
+
+    prune(path, older_than, model, all_)

@@ -2,71 +2,133 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from judges.batch.run import Summary, score_file
+from judges.batch.output import Options
+from judges.batch.run import STANDARD_OUTPUT, Summary, score_file
+from judges.batch.shards import shards_of
 from judges.candidates import Policy
 from judges.cli.progress import RowProgress
 from judges.engines.shared import ENGINE_PREFIX
 from judges.errors import CannotRun
+from judges.evaluation.report.markdown import visible
 from judges.llm_judge import LLMJudge
 from judges.scorer import Scorer, load_scorer, parse_spec, read_value
-from judges.types import Usage
+
+if TYPE_CHECKING:
+    from judges.batch.distributed import Cluster
 
 _PLACE = ("engine", "base_url", "api_key")  # where a model runs
 
 
-def run(
-    file: str,
-    spec: str,
-    output: Path,
-    model: str | None,
-    settings: list[str],
-    mapping: list[str],
-    limit: int | None,
-    candidates: int | None,
-    policy: str | None,
-    quiet: bool,
-) -> None:
-    if policy and candidates is None:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What `assay score` was asked for, as it was written."""
+
+    source: str
+    spec: str
+    output: Path
+    model: str | None
+    base_urls: tuple[str, ...]
+    settings: tuple[str, ...]
+    candidates: int | None
+    policy: str | None
+    options: Options
+
+
+def run(wanted: Wanted, dry_run: bool, ray: Cluster | None, quiet: bool) -> None:
+    if wanted.policy and wanted.candidates is None:
         raise CannotRun("--policy writes candidates: say how many with --candidates N")
-    if not Path(file).expanduser().is_file():
-        raise CannotRun(f"no file {file!r}")
-    name, chosen = parse_spec(spec)
-    chosen |= {key: read_value(value, "--set") for key, value in read_pairs("--set", settings).items()}
-    if model:
-        chosen["model"] = model
-    fields = read_pairs("--map", mapping)
+    if wanted.options.retry_failed and wanted.options.reread:
+        raise CannotRun("--reread judges every row again, the failed ones too: leave --retry-failed out")
+    shards_of(wanted.source)  # a wrong path is told before anything else
+    if dry_run:
+        from judges.cli.score_dry_run import run as run_dry
+
+        run_dry(wanted, quiet)
+        return
+    if ray is not None:
+        from judges.cli.score_ray import run as run_ray
+
+        run_ray(wanted, ray, quiet)
+        return
+    name, chosen = scorer_settings(wanted)
     with ExitStack() as stack:
         scorer = stack.enter_context(load_scorer(name, **chosen))
-        writer = None if candidates is None else stack.enter_context(load_policy(policy, candidates, scorer, chosen))
-        progress = stack.enter_context(RowProgress(name, limit, quiet))
-        seen = [Usage()]
+        policy = writer_of(wanted, scorer, chosen)
+        if policy is not None:
+            stack.enter_context(policy)
+        progress = stack.enter_context(RowProgress(name, wanted.options.limit or wanted.options.sample, quiet))
 
         def told(summary: Summary) -> None:
-            before, seen[0] = seen[0], summary.usage
-            progress.row(_difference(summary.usage, before))
+            now = summary.failed - summary.failed_before
+            progress.at(summary.written, now, summary.usage, summary.share)
 
-        summary = score_file(file, scorer, output, fields, limit, told, writer)
+        try:
+            summary = score_file(wanted.source, scorer, wanted.output, wanted.options, told, policy)
+        except BrokenPipeError:  # whoever read the rows has enough: as every program in a pipe, end without a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
+    tell(wanted, summary, quiet)
+
+
+def scorer_settings(wanted: Wanted) -> tuple[str, dict[str, Any]]:
+    """The scorer's name and its settings, from the SPEC and the options beside it."""
+    name, chosen = parse_spec(wanted.spec)
+    given = read_pairs("--set", wanted.settings)
+    chosen |= {key.replace("-", "_"): read_value(value, "--set") for key, value in given.items()}
+    if wanted.model:
+        chosen["model"] = wanted.model
+    if wanted.base_urls:
+        chosen["base_url"] = wanted.base_urls[0] if len(wanted.base_urls) == 1 else list(wanted.base_urls)
+        chosen.setdefault("engine", "openai")
+    return name, chosen
+
+
+def writer_of(wanted: Wanted, scorer: Scorer, chosen: Mapping[str, Any]) -> Policy | None:
+    """What writes candidates, where some are asked for."""
+    return None if wanted.candidates is None else load_policy(wanted.policy, wanted.candidates, scorer, chosen)
+
+
+def tell(wanted: Wanted, summary: Summary, quiet: bool) -> None:
+    """Sum a run up; exit 1 where a row of the output failed."""
     if not quiet:
-        failed = ", ".join(f"{count} {reason}" for reason, count in summary.failures.most_common()) or "none"
-        print(
-            f"{output}: {summary.written} rows written, {summary.resumed} there before, failed: {failed}",
-            file=sys.stderr,
-        )
+        where = "standard output" if wanted.output == STANDARD_OUTPUT else str(wanted.output)
+        failed = ", ".join(f"{count:,} {reason}" for reason, count in summary.failures.most_common()) or "none"
+        line = f"{where}: {summary.written:,} rows written, {summary.resumed:,} there before, failed: {failed}"
+        print(visible(line), file=sys.stderr)
+        usage = summary.usage
+        if tokens := usage.prompt_tokens + usage.generated_tokens:
+            print(
+                f"  {tokens:,} tokens ({usage.prompt_tokens:,} of prompts, of which {usage.cached_tokens:,} cached;"
+                f" {usage.generated_tokens:,} generated)",
+                file=sys.stderr,
+            )
+        if summary.failed and wanted.output != STANDARD_OUTPUT:
+            print("  the same command with --retry-failed judges those again", file=sys.stderr)
     if summary.failed:
         raise typer.Exit(1)
 
 
 def load_policy(spec: str | None, candidates: int, scorer: Scorer, chosen: Mapping[str, Any]) -> Policy:
-    """The policy of `--policy MODEL[,key=value …]`; without one, the model that the scorer judges with.
+    """The policy of `--policy MODEL[,key=value …]`; without one, the model that the scorer judges with."""
+    settings = policy_settings(spec, scorer, chosen)
+    try:
+        return Policy(candidates=candidates, **settings)
+    except TypeError as error:
+        raise CannotRun(f"--policy: a setting has a wrong value: {error}") from error
+
+
+def policy_settings(spec: str | None, scorer: Scorer, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy's settings, its model among them.
 
     The judge's own model runs with the judge's engine and its settings (`chosen`), so both share one.
     """
@@ -77,17 +139,10 @@ def load_policy(spec: str | None, candidates: int, scorer: Scorer, chosen: Mappi
         settings = shared | settings
     if not model:
         raise CannotRun(f"scorer {scorer.name!r} writes no candidates: name a model that does with --policy MODEL")
-    try:
-        return Policy(model, candidates, **settings)
-    except TypeError as error:
-        raise CannotRun(f"--policy: a setting has a wrong value: {error}") from error
+    return {"model": model, **settings}
 
 
-def _difference(now: Usage, before: Usage) -> Usage:
-    return Usage(**{f.name: getattr(now, f.name) - getattr(before, f.name) for f in fields(Usage)})
-
-
-def read_pairs(option: str, given: list[str]) -> dict[str, str]:
+def read_pairs(option: str, given: Sequence[str]) -> dict[str, str]:
     pairs = {}
     for text in given:
         key, equals, value = text.partition("=")
@@ -95,3 +150,12 @@ def read_pairs(option: str, given: list[str]) -> dict[str, str]:
             raise CannotRun(f"{option} {text!r} is not key=value")
         pairs[key] = value
     return pairs
+
+
+def cluster(address: str | None, workers: int, gpus: float, cpus: float, shard_rows: int) -> Cluster | None:
+    """Where workers run, and with what; None where no address is given."""
+    if address is None:
+        return None
+    from judges.batch.distributed import Cluster
+
+    return Cluster(address, workers, gpus, cpus, shard_rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,8 @@ from judges.errors import CannotRun
 
 ENGINE_PREFIX = "engine."  # of a setting that goes to the engine as it is
 ENGINES = ("vllm", "openai", "transformers")
+# Where and how patiently an engine is asked: no part of what it says, so a run goes on with another of each.
+PLACES = ("base_url", "api_key", "timeout", "retries", "patience")
 _lock = threading.Lock()
 _open: dict[str, tuple[Engine, int]] = {}
 
@@ -77,7 +79,7 @@ class Hold:
         user: str,
         model: str,
         kind: str = "",
-        base_url: str = "",
+        base_url: str | Sequence[str] = "",
         api_key: str = "",
         store: str = "",
         settings: Mapping[str, Any] = MappingProxyType({}),
@@ -90,7 +92,7 @@ class Hold:
         self.model, self.kind = model, kind or default_engine()
         self.settings = {key.removeprefix(ENGINE_PREFIX): value for key, value in settings.items()}
         self.settings |= {key: text for key, text in (("base_url", base_url), ("api_key", api_key)) if text}
-        self._store = store
+        self._store, self._only_store = store, False
         self._opened: Engine | None = None
         self._stored: Engine | None = None
         self._instead: Engine | None = None
@@ -100,13 +102,16 @@ class Hold:
         """The engine to ask: the store before the engine where there is one."""
         if self._instead is not None:
             return self._instead
-        if self._opened is None:
-            self._opened = open_engine(self.kind, self.model, **self.settings)
+        if self._stored is None and self._opened is None:
+            if not self._only_store:
+                self._opened = open_engine(self.kind, self.model, **self.settings)
             if self._store:
                 from judges.engines.store import StoredEngine
 
-                self._stored = StoredEngine(self._opened, Path(self._store))
-        return self._stored or self._opened
+                self._stored = StoredEngine(self._opened, Path(self._store), self.identity())
+        found = self._stored or self._opened
+        assert found is not None
+        return found
 
     def use(self, engine: Engine) -> None:
         """Ask this engine from now on, until `close`; it belongs to whoever made it."""
@@ -116,13 +121,18 @@ class Hold:
         """Keep every completion in this store, and read it from there (before the engine is opened)."""
         self._store = self._store or str(path)
 
+    def reread(self, path: Path) -> None:
+        """Answer from this store alone: no engine is opened, and what is not there fails."""
+        self.remember(path)
+        self._only_store = True
+
     def identity(self) -> dict[str, Any]:
         """What decides the text that comes out."""
         return {
             "model": self.model,
             "revision": None if self.kind == "openai" else fingerprint(resolve_model(self.model)),
             "engine": self.kind,
-            "engine_settings": {key: value for key, value in self.settings.items() if key != "api_key"},
+            "engine_settings": {key: value for key, value in self.settings.items() if key not in PLACES},
         }
 
     def close(self) -> None:

@@ -7,66 +7,214 @@ import hashlib
 import json
 import sqlite3
 import threading
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request
+from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed
 from judges.errors import CannotRun
 from judges.types import Message, Usage
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS engines (id INTEGER PRIMARY KEY, identity TEXT UNIQUE NOT NULL);
+CREATE TABLE IF NOT EXISTS completions (
+    key BLOB PRIMARY KEY, engine INTEGER NOT NULL, created INTEGER NOT NULL, value TEXT NOT NULL
+);
+"""
+
+
+class Store:
+    """A file of answers by key, which several processes may use at once.
+
+    Answers that are ready together are one transaction, on disk before any of them is returned: neither a kill
+    nor a power cut takes back what was told. SQLite's write-ahead log needs a local disk, not a network's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="assay-store")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._reader, self._writer = self._connect(), self._connect()
+            self._writer.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise CannotRun(f"store {path}: {error}; make room, or move it away to begin a new one") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, check_same_thread=False, timeout=60, isolation_level=None)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        return db
+
+    def number_of(self, identity: str) -> int:
+        """The number of an engine in this store, entered when it is new."""
+        with self._lock:
+            try:
+                self._writer.execute("INSERT OR IGNORE INTO engines (identity) VALUES (?)", (identity,))
+                row = self._writer.execute("SELECT id FROM engines WHERE identity = ?", (identity,)).fetchone()
+            except sqlite3.Error as error:
+                raise self._failed(error) from error
+        return int(row[0])
+
+    def get(self, key: bytes) -> dict[str, Any] | None:
+        """What is kept under a key."""
+        with self._lock:
+            try:
+                row = self._reader.execute("SELECT value FROM completions WHERE key = ?", (key,)).fetchone()
+            except sqlite3.Error as error:
+                raise self._failed(error) from error
+        return None if row is None else json.loads(row[0])
+
+    async def put(self, key: bytes, engine: int, value: Mapping[str, Any]) -> None:
+        """Keep an answer; returns when it is on disk. Raises CannotRun when it cannot be."""
+        running = asyncio.get_running_loop()
+        done: asyncio.Future[None] = running.create_future()
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        # A lone surrogate, which a model's bytes can decode to, is no UTF-8: it stays an escape.
+        row = (key, engine, int(time.time()), text if _is_utf8(text) else json.dumps(value))
+        self._waiting.append((row, done))
+        if self._writing is None or self._writing.done():
+            self._writing = running.create_task(self._write_waiting())
+        await done
+
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._write, [row for row, _ in batch])
+            except Exception as error:  # whatever it is, those who wait must hear of it
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
+                continue
+            for _, done in batch:
+                if not done.done():
+                    done.set_result(None)
+
+    def _write(self, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._writer.executemany("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?)", rows)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:  # a full disk has rolled back already
+                    self._writer.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> CannotRun:
+        return CannotRun(f"store {self.path}: {error}; what is finished is safe, make room and run the same command")
+
+    # -- what `assay cache` shows ------------------------------------------------------------------------------
+
+    def contents(self) -> list[Contents]:
+        """What is kept, by the engine that was asked."""
+        rows = self._reader.execute(
+            "SELECT identity, COUNT(*), SUM(LENGTH(value)), MIN(created), MAX(created)"
+            " FROM completions JOIN engines ON engines.id = engine GROUP BY engines.id ORDER BY MAX(created) DESC"
+        )
+        return [Contents(json.loads(identity), *rest) for identity, *rest in rows]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every answer as a row, oldest first."""
+        found = self._reader.execute(
+            "SELECT LOWER(HEX(key)), identity, created, value"
+            " FROM completions JOIN engines ON engines.id = engine ORDER BY created, key"
+        )
+        for key, identity, created, value in found:
+            yield {"key": key, "engine": json.loads(identity), "created": created, **json.loads(value)}
+
+    def prune(self, before: float | None = None, model: str | None = None) -> int:
+        """Take out answers that were kept before a time (seconds since 1970), of one model or of all; how many."""
+        chosen = [n for n, identity in self._engines() if model is None or identity.get("model") == model]
+        marks = ",".join("?" * len(chosen))
+        with self._lock:
+            gone = self._writer.execute(
+                f"DELETE FROM completions WHERE engine IN ({marks}) AND created < ?",
+                (*chosen, 2**62 if before is None else before),
+            ).rowcount
+            self._writer.execute("DELETE FROM engines WHERE id NOT IN (SELECT DISTINCT engine FROM completions)")
+            self._writer.execute("VACUUM")
+        return gone
+
+    def _engines(self) -> list[tuple[int, dict[str, Any]]]:
+        return [(n, json.loads(text)) for n, text in self._reader.execute("SELECT id, identity FROM engines")]
+
+    def close(self) -> None:
+        """Close the file; what is being written is finished first."""
+        self._thread.shutdown(wait=True)
+        with self._lock:
+            self._reader.close()
+            self._writer.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a store keeps of one engine: how many completions, their bytes, and when the first and last were kept."""
+
+    engine: dict[str, Any]
+    completions: int
+    size: int
+    first: int
+    last: int
 
 
 class StoredEngine(Engine):
     """Answers from the store what was asked before; asks the engine for the rest and keeps it.
 
-    The key is the content: the engine's identity, the messages and the sampling. A completion is on disk
-    before it is returned, so a killed run pays again only for what was in flight. A failure is not stored.
+    The key is the content: `identity` (model, revision, engine and its settings; the engine's own where it is not
+    given), the messages and the sampling. A killed run pays again only for what was in flight. A failure is not
+    stored. Without an engine nothing new can be asked: such a request fails.
     """
 
     name = "store"
 
-    def __init__(self, engine: Engine, path: Path) -> None:
+    def __init__(self, engine: Engine | None, path: Path, identity: Mapping[str, Any] | None = None) -> None:
+        if engine is None and identity is None:
+            raise ValueError("a store without an engine needs to know whose answers it gives")
         self.engine = engine
-        self.model = engine.model
-        self._prefix = json.dumps(engine.identity(), sort_keys=True, default=str)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._db = sqlite3.connect(path, check_same_thread=False, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS completions (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
-        except sqlite3.Error as error:
-            raise CannotRun(f"store {path}: {error}; move it away to begin a new one") from error
-        self._lock = threading.Lock()
+        self._identity = dict(identity) if identity is not None else engine.identity() if engine else {}
+        self.model = engine.model if engine is not None else str(self._identity.get("model"))
+        self._prefix = json.dumps(self._identity, sort_keys=True, default=str)
+        self.store = Store(path)
+        self._number = self.store.number_of(self._prefix)
+        self.found = self.lacking = 0
 
     def identity(self) -> dict[str, Any]:
-        return self.engine.identity()
+        return self._identity
 
     def token_ids(
         self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
     ) -> list[int] | None:
-        return self.engine.token_ids(messages, prefix, begun)
+        return None if self.engine is None else self.engine.token_ids(messages, prefix, begun)
 
     async def complete(self, request: Request) -> Completion:
         key = self._key(request.digest())
-        if (found := await asyncio.to_thread(self._read, key)) is not None:
+        if (kept := self._kept(key)) is not None:
             choices = tuple(
-                Generated(c["text"], c["finish"], tuple(c["token_ids"]), _pairs(c["logprobs"]))
-                for c in found["choices"]
+                Generated(c["text"], c["finish"], tuple(c["token_ids"]), _pairs(c["logprobs"])) for c in kept["choices"]
             )
-            return Completion(choices, Usage(**found["usage"]))
-        completion = await self.engine.complete(request)
-        await asyncio.to_thread(self._write, key, asdict(completion))
+            return Completion(choices, Usage(**kept["usage"]))
+        completion = await self._asked().complete(request)
+        await self.store.put(key, self._number, _told(completion))
         return completion
 
     async def log_likelihood(
         self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
     ) -> LogLikelihood:
         key = self._key("log-likelihood", Request(messages, prefix=prefix, begun=begun).digest(), continuation)
-        if (found := await asyncio.to_thread(self._read, key)) is not None:
-            return LogLikelihood(found["total"], found["tokens"], Usage(**found["usage"]))
-        answer = await self.engine.log_likelihood(messages, prefix, continuation, begun)
-        await asyncio.to_thread(self._write, key, asdict(answer))
+        if (kept := self._kept(key)) is not None:
+            return _likelihood(kept)
+        answer = await self._asked().log_likelihood(messages, prefix, continuation, begun)
+        await self.store.put(key, self._number, asdict(answer))
         return answer
 
     async def log_likelihoods(
@@ -77,38 +225,63 @@ class StoredEngine(Engine):
         begun: Generated | None = None,
     ) -> list[LogLikelihood]:
         key = self._key("log-likelihoods", Request(messages, prefix=prefix, begun=begun).digest(), *continuations)
-        if (found := await asyncio.to_thread(self._read, key)) is not None:
-            return [LogLikelihood(f["total"], f["tokens"], Usage(**f["usage"])) for f in found["all"]]
-        answers = await self.engine.log_likelihoods(messages, prefix, continuations, begun)
-        await asyncio.to_thread(self._write, key, {"all": [asdict(a) for a in answers]})
+        if (kept := self._kept(key)) is not None:
+            return [_likelihood(one) for one in kept["all"]]
+        answers = await self._asked().log_likelihoods(messages, prefix, continuations, begun)
+        await self.store.put(key, self._number, {"all": [asdict(a) for a in answers]})
         return answers
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
         key = self._key("response-log-likelihood", Request(messages).digest(), response)
-        if (found := await asyncio.to_thread(self._read, key)) is not None:
-            return LogLikelihood(found["total"], found["tokens"], Usage(**found["usage"]))
-        answer = await self.engine.response_log_likelihood(messages, response)
-        await asyncio.to_thread(self._write, key, asdict(answer))
+        if (kept := self._kept(key)) is not None:
+            return _likelihood(kept)
+        answer = await self._asked().response_log_likelihood(messages, response)
+        await self.store.put(key, self._number, asdict(answer))
         return answer
 
-    def _key(self, *parts: str) -> str:
-        return hashlib.sha256("\x1f".join([self._prefix, *parts]).encode()).hexdigest()
+    def _kept(self, key: bytes) -> dict[str, Any] | None:
+        kept = self.store.get(key)
+        if kept is None:
+            self.lacking += 1
+        else:
+            self.found += 1
+        return kept
 
-    def _read(self, key: str) -> dict[str, Any] | None:
-        with self._lock:
-            row = self._db.execute("SELECT value FROM completions WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+    def _asked(self) -> Engine:
+        if self.engine is None:
+            raise RequestFailed("engine", "the store has no such completion, and --reread asks no model")
+        return self.engine
 
-    def _write(self, key: str, value: dict[str, Any]) -> None:
-        with self._lock:
-            text = json.dumps(value, ensure_ascii=False)
-            self._db.execute("INSERT OR REPLACE INTO completions VALUES (?, ?)", (key, text))
+    def _key(self, *parts: str) -> bytes:
+        text = "\x1f".join([self._prefix, *parts])
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
     def close(self) -> None:
         """Close the store. The engine below belongs to whoever opened it."""
-        with self._lock:
-            self._db.close()
+        self.store.close()
+
+
+def _told(completion: Completion) -> dict[str, Any]:
+    return {
+        "choices": [
+            {"text": c.text, "finish": c.finish, "token_ids": c.token_ids, "logprobs": c.logprobs}
+            for c in completion.choices
+        ],
+        "usage": asdict(completion.usage),
+    }
+
+
+def _likelihood(kept: Mapping[str, Any]) -> LogLikelihood:
+    return LogLikelihood(kept["total"], kept["tokens"], Usage(**kept["usage"]))
 
 
 def _pairs(logprobs: Any) -> tuple[dict[str, float], ...] | None:
     return None if logprobs is None else tuple(logprobs)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from judges.batch.readers import name_of_subset
+from judges.batch.items import name_of_subset
 from judges.errors import CannotRun
 from judges.placing import Said, digest, shown
 from judges.precomputed import best, both_orders, compared, judged, name_of, number_of, outcome_of

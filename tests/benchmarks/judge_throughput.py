@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from judges import Item
-from judges.batch.readers import conversation
+from judges.batch.items import conversation
 from judges.engines import watchdog
 from judges.engines.base import Completion, Engine, Generated, Request, submit
 from judges.engines.chat import chat_ids

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from judges.batch.readers import to_item
+from judges.batch.items import to_item
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rows import authors, differences, numbered, unique, wrong
 from judges.evaluation.tally import Tally, mean_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from judges.batch.readers import to_item
+from judges.batch.items import to_item
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rewardbench import generates
 from judges.evaluation.benchmarks.rows import differences, numbered, unique, wrong

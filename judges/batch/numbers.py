@@ -1,0 +1,28 @@
+"""Row numbers, many of them."""
+
+from __future__ import annotations
+
+
+class Numbers:
+    """A set of row numbers: a bit each."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+        self._count = 0
+
+    def add(self, number: int) -> None:
+        place, bit = divmod(number, 8)
+        if place >= len(self._bits):
+            self._bits.extend(bytes(place + 1 - len(self._bits)))
+        if not self._bits[place] >> bit & 1:
+            self._bits[place] |= 1 << bit
+            self._count += 1
+
+    def __contains__(self, number: object) -> bool:
+        if not isinstance(number, int):
+            return False
+        place, bit = divmod(number, 8)
+        return place < len(self._bits) and bool(self._bits[place] >> bit & 1)
+
+    def __len__(self) -> int:
+        return self._count

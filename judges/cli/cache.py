@@ -1,0 +1,98 @@
+"""`assay cache`: what a store of completions holds."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from judges.batch.jsonlines import to_line
+from judges.engines.store import Store
+from judges.errors import CannotRun
+from judges.evaluation.report.markdown import visible
+
+STORES = ("completions.sqlite", "candidates.sqlite")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def show(path: Path) -> None:
+    for file in _stores(path):
+        store = Store(file)
+        try:
+            found = store.contents()
+            print(f"{file}: {sum(one.completions for one in found):,} completions, {_bytes(file)}")
+            for one in found:
+                name, size = visible(str(one.engine.get("model"))), f"{one.size / 2**20:,.1f} MiB of text"
+                print(f"  {name}  {one.completions:,}, {size}, {_day(one.first)} to {_day(one.last)}")
+                print(f"    {visible(_settings(one.engine))}")
+        finally:
+            store.close()
+
+
+def export(path: Path, output: str) -> None:
+    """Every completion as a JSON line."""
+    out = sys.stdout.buffer if output == "-" else open(output, "wb")
+    count = 0
+    with out:
+        for file in _stores(path):
+            store = Store(file)
+            try:
+                for row in store.rows():
+                    out.write(to_line(row))
+                    count += 1
+            finally:
+                store.close()
+    print(f"{count:,} completions", file=sys.stderr)
+
+
+def prune(path: Path, older_than: str | None, model: str | None, everything: bool) -> None:
+    if older_than is None and model is None and not everything:
+        raise CannotRun("prune what? Give --older-than 30d, --model NAME, both, or --all")
+    before = None if older_than is None else time.time() - _seconds(older_than)
+    for file in _stores(path):
+        size = file.stat().st_size
+        store = Store(file)
+        try:
+            gone = store.prune(before, model)
+        finally:
+            store.close()
+        print(f"{file}: {gone:,} completions taken out, {(size - file.stat().st_size) / 2**20:,.1f} MiB free")
+
+
+def _stores(path: Path) -> list[Path]:
+    """A store, the stores of a run's folder, or of the run that made an output."""
+    if path.is_file() and _beginning(path) == b"SQLite format 3":
+        return [path]
+    folders = [path, path.with_name(path.name + ".run")]
+    found = [folder / name for folder in folders for name in STORES if (folder / name).is_file()]
+    if not found:
+        raise CannotRun(f"{path}: no store of completions there; give one, or an output of assay score or compare")
+    return found
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if match is None:
+        raise CannotRun(f"--older-than {text!r}: a number and s, m, h, d or w, as in 30d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _settings(engine: dict[str, Any]) -> str:
+    shown = {key: value for key, value in engine.items() if key not in ("model", "engine_settings") and value}
+    return ", ".join(f"{key} {value}" for key, value in {**shown, **(engine.get("engine_settings") or {})}.items())
+
+
+def _bytes(file: Path) -> str:
+    return f"{file.stat().st_size / 2**20:,.1f} MiB"
+
+
+def _day(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
+
+
+def _beginning(file: Path) -> bytes:
+    with open(file, "rb") as data:
+        return data.read(15)

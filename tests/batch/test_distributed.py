@@ -1,0 +1,144 @@
+"""Many workers give what one machine gives, whichever of them die."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+SCRIPT = "from judges.cli import main\nif __name__ == '__main__': main()\n"
+WORDS = ["rain", "falls", "on", "the", "hill", "and", "river", "carries", "it", "down", "to", "sea", "where", "began"]
+
+
+def rows(path: Path, count: int) -> Path:
+    draw = random.Random(3)
+    text = lambda n: " ".join(draw.choice(WORDS) for _ in range(n))  # noqa: E731
+    made = [{"prompt": f"What is {text(4)}?", "response": text(draw.randint(3, 30))} for _ in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return path
+
+
+def assay(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    script = folder / "assay.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
+
+
+def judged(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def small_reward_model(tmp_path_factory) -> Path:
+    """A one-label classifier on the embedded encoder: its head is drawn, which is enough to tell rewards apart."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from judges.engines.embedded import resolve_model
+
+    torch.manual_seed(0)
+    base, folder = resolve_model("embedded:minilm"), tmp_path_factory.mktemp("model")
+    AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def workers(name: str) -> list[int]:
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if name in " ".join(process.cmdline()) or name in process.name():
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_three_workers_one_of_them_killed_give_what_one_machine_gives(tmp_path, small_reward_model):
+    source = rows(tmp_path / "in.jsonl", 900)
+    scorer = ("--scorer", f"bradley-terry,model={small_reward_model}", "--ordered")
+    cluster = ("--ray", "local", "--workers", "3", "--cpus", "0.5", "--shard-rows", "30")
+    run = assay(tmp_path, "score", source, *scorer, *cluster, "-o", "many.jsonl")
+    beside = tmp_path / "many.jsonl.run"
+    until = time.monotonic() + 300
+    while len(list(beside.glob("*.done"))) < 6 and run.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    victims = workers("ray::MapWorker")
+    assert len(victims) == 3 and len(list(beside.glob("*.done"))) < 25, "it is in the middle"
+    os.kill(victims[1], signal.SIGKILL)
+    told = run.communicate(timeout=400)[1]
+    assert run.returncode == 0, told
+    alone = assay(tmp_path, "score", source, *scorer, "-o", "one.jsonl")
+    assert alone.wait(timeout=400) == 0
+    many, one = judged(tmp_path / "many.jsonl"), judged(tmp_path / "one.jsonl")
+    assert [row["row"] for row in many] == list(range(1, 901))
+    for ours, theirs in zip(many, one, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        assert {k: v for k, v in ours.items() if k not in ("score", "votes", "usage")} == {
+            k: v for k, v in theirs.items() if k not in ("score", "votes", "usage")
+        }
+    assert len({row["score"] for row in one}) > 800, "the rewards tell rows apart"
+    assert workers("ray::MapWorker") == []
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_a_folder_and_a_dead_driver_goes_on(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        rows(tmp_path / "in" / f"part-{number}.jsonl", 40)
+    (tmp_path / "in" / "part-3.jsonl").write_bytes(b'{"prompt": "p", "response": "good"}\nbroken\n')
+    command = ("score", "in", "--scorer", "length", "--ray", "local", "--workers", "2", "-o", "out")
+    run = assay(tmp_path, *command)
+    until = time.monotonic() + 200
+    while not list(tmp_path.glob("out.run/*.done")) and run.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    run.kill()
+    run.communicate()
+    again = assay(tmp_path, *command)
+    told = again.communicate(timeout=300)[1]
+    assert again.returncode == 1 and "1 malformed" in told, told
+    alone = assay(tmp_path, "score", "in", "--scorer", "length", "-o", "alone")
+    assert alone.wait(timeout=100) == 1
+    for number in range(6):
+        name = f"part-{number}.jsonl"
+        assert judged(tmp_path / "out" / name) == judged(tmp_path / "alone" / name)
+    assert judged(tmp_path / "out" / "part-3.jsonl")[0]["id"] == "part-3/row-1"
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_two_workers_with_an_engine_each_judge_as_one_does(tmp_path):
+    source = rows(tmp_path / "in.jsonl", 60)
+    scorer = ("--scorer", "self-rewarding,votes=1,max_tokens=24", "--ordered")
+    cluster = ("--ray", "local", "--workers", "2", "--cpus", "1", "--shard-rows", "15")
+    run = assay(tmp_path, "score", source, *scorer, *cluster, "-o", "many.jsonl")
+    told = run.communicate(timeout=1500)[1]
+    assert run.returncode in (0, 1), told
+    alone = assay(tmp_path, "score", source, *scorer, "-o", "one.jsonl")
+    alone.communicate(timeout=900)
+    key = lambda path: [(r["row"], r["score"], r["failure"], r["critique"]) for r in judged(path)]  # noqa: E731
+    assert key(tmp_path / "many.jsonl") == key(tmp_path / "one.jsonl")
+    assert workers("EngineCore") == []
+
+
+def test_what_a_cluster_cannot_do_is_said_before_it_starts(tmp_path):
+    source = rows(tmp_path / "in.jsonl", 3)
+    for more, says in (
+        (("--limit", "2"), "--limit, --sample and --reread are for one machine"),
+        (("-o", "-"), "not to standard output"),
+    ):
+        run = assay(tmp_path, "score", source, "--scorer", "length", "--ray", "local", "-o", "out.jsonl", *more)
+        assert says in run.communicate(timeout=60)[1] and run.returncode == 2
