@@ -1,0 +1,1 @@
+"""A scorer behind HTTP: `assay serve`."""
