@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
@@ -12,6 +13,16 @@ from judges.engines.base import submit
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+async def together(work: Sequence[Coroutine[Any, Any, B]]) -> list[B]:
+    """What several coroutines return, run at once; a lone one is awaited as it is, which is a task less.
+
+    >>> async def double(n): return 2 * n
+    >>> asyncio.run(together([double(1), double(2)])), asyncio.run(together([double(3)]))
+    ([2, 4], [6])
+    """
+    return [await work[0]] if len(work) == 1 else list(await asyncio.gather(*work))
 
 
 def in_flight(

@@ -18,7 +18,7 @@ import orjson
 DEPTH = 200  # of lists and objects in each other; orjson writes 254
 
 
-def from_line(line: bytes) -> Any:
+def from_line(line: bytes | str) -> Any:
     """The value that a line holds. Raises ValueError; RecursionError for one of more than DEPTH levels.
 
     >>> from_line(b'{"a": 123456789012345678901, "b": NaN}')
@@ -27,7 +27,7 @@ def from_line(line: bytes) -> Any:
     try:
         value = orjson.loads(line)
     except ValueError:  # the library below takes more, and says better what is wrong
-        value = json.loads(line)
+        value = json.loads(line.decode("utf-8-sig") if isinstance(line, bytes) else line)  # it guesses encodings
         _is_rounded(value)
         return value
     return json.loads(line) if _is_rounded(value) else value
@@ -72,6 +72,28 @@ def to_line(value: Any, keep_nan: bool = False) -> bytes:
             value = _finite(value)
     text = json.dumps(value, ensure_ascii=False, default=_plain, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def to_escaped(value: Any) -> str:
+    r"""A value as JSON that is always UTF-8: half of a surrogate pair, which a model can write, stays an escape, and
+    so does a logarithm of 0.
+
+    >>> to_escaped(["\ud83d", 1.5]), to_escaped(["ü", float("-inf")])
+    ('["\\ud83d", 1.5]', '["\\u00fc", -Infinity]')
+    """
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        return json.dumps(value)
+    return json.dumps(value) if "null" in text and not _is_finite(value) else text
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ from judges.engines.base import Engine, Generated, Request, RequestFailed
 from judges.engines.shared import Hold
 from judges.errors import CannotRun
 from judges.extraction import Reading, read_json_score, read_score
-from judges.flight import in_flight
+from judges.flight import in_flight, together
 from judges.scorer import Scorer, vote_preference
 from judges.template import check_read, load_template
 from judges.thinking import thinking
@@ -139,7 +138,7 @@ class LLMJudge(Scorer):
 
     async def card(self, item: Item) -> Scorecard:
         """Judge every response of an Item at once."""
-        judgments = await asyncio.gather(*(self._guarded(item, i) for i in range(len(item.responses))))
+        judgments = await together([self._guarded(item, i) for i in range(len(item.responses))])
         return Scorecard(id=item.id, judgments=tuple(judgments), preference=vote_preference(judgments))
 
     async def _guarded(self, item: Item, index: int) -> Judgment:

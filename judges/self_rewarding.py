@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from judges.errors import CannotRun
+from judges.flight import together
 from judges.llm_judge import Answer, LLMJudge, Messages, Sampling
 from judges.scorer import vote_preference
 from judges.types import Failure, Item, Judgment, Scorecard, Usage
@@ -95,7 +96,7 @@ class SelfRewarding(LLMJudge):
 
     async def _votes(self, item: Item, index: int, which: range) -> list[Judgment]:
         messages = self.template.render(item, (index,))
-        return list(await asyncio.gather(*(self._vote(messages, vote) for vote in which)))
+        return await together([self._vote(messages, vote) for vote in which])
 
     async def _vote(self, messages: Messages, vote: int) -> Judgment:
         if self.template.kind == "score":

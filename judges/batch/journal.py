@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from judges.batch.jsonlines import from_line, to_line
 from judges.batch.numbers import Numbers
 from judges.batch.writers import reason_told
 from judges.errors import CannotRun
+from judges.json_lines import from_line, to_line
 
 SYNC_SECONDS = 2.0  # a power cut costs the rows of that long, whose completions the store has
 
@@ -69,6 +69,13 @@ class Journal:
             part.replace(self.path)
         elif whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
+
+    @classmethod
+    def numbers(cls, path: Path) -> Numbers:
+        """The numbers of the rows in a file of them."""
+        journal = cls(path)
+        journal.close()
+        return journal.done
 
     def write(self, columns: Mapping[str, Any]) -> None:
         """Append a row. Raises OSError, and CannotRun where the disk took only a part of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,9 +41,9 @@ class Options:
 class Wanted:
     """Which rows of a shard are not to be judged (`in`), and the last that is (`stop`)."""
 
-    def __init__(self, shard: Shard, done: Numbers, chosen: frozenset[int] | None, most: int | None) -> None:
+    def __init__(self, shard: Shard, done: Numbers, chosen: Container[int] | None, most: int | None) -> None:
         self._start, self._done, self._chosen = shard.start, done, chosen
-        ends = [shard.stop, most, max(chosen, default=0) if chosen is not None else None]
+        ends = [shard.stop, most, max(chosen, default=0) if isinstance(chosen, frozenset) else None]
         self.stop = min((end for end in ends if end is not None), default=None)
 
     def __contains__(self, number: object) -> bool:
@@ -71,9 +71,9 @@ def outputs_of(source: str, shards: Sequence[Shard], output: Path, beside: Path,
         return [Output(shard, target, rows, _is_parquet(output), options, beside) for shard in shards]
     if output.exists() and not output.is_dir():
         raise CannotRun(f"{source!r} is a folder: its files go to a folder, and {output} is a file")
-    output.mkdir(parents=True, exist_ok=True)
-    if output.samefile(Path(source).expanduser()):
+    if output.exists() and output.samefile(Path(source).expanduser()):
         raise CannotRun(f"-o {output} is the input itself; give another -o")
+    output.mkdir(parents=True, exist_ok=True)
     names = [_renamed(shard.name, options.format) for shard in shards]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise CannotRun(f"{source!r} has two files that would both become {twice[0]}; rename one")
@@ -137,23 +137,27 @@ class Output:
         return self._journal
 
     def begin_again(self) -> None:
-        """Write rows beside those that are there, and take their place only when all are written."""
+        """Judge the rows that are there again: written beside them, to take their place when all are written."""
         self._again = True
         self.path.with_name(f".{self.path.name}.again").unlink(missing_ok=True)
 
-    def finished_before(self) -> tuple[int, Counter[str]] | None:
-        """The rows and failures of an output that an earlier sitting finished; None for one that it did not."""
+    def finished_before(self) -> tuple[int, Counter[str], int] | None:
+        """The rows and failures of an output that an earlier sitting finished, and how many rows it read for them;
+        None for one that it did not."""
         if self._again or not self._mark.exists() or not self.target.exists():
             return None
         told = json.loads(self._mark.read_text())
         failures = Counter(told["failures"])
         if told["asked"] != self._asked or told["size"] != self.target.stat().st_size:
             return None
-        return None if failures and self._options.retry_failed else (int(told["rows"]), failures)
+        if failures and self._options.retry_failed:
+            return None
+        return int(told["rows"]), failures, int(told["read"])
 
     def rows(self, chosen: frozenset[int] | None, most: int | None) -> Iterator[Row]:
         """The rows that are still to be judged; `most`: none behind this number."""
-        wanted = Wanted(self.shard, self.journal.done, chosen, most)
+        only = Journal.numbers(self.path) if self._again else chosen
+        wanted = Wanted(self.shard, self.journal.done, only, most)
         for row in read_rows(self.records, self._options.mapping, wanted, wanted.stop, self.shard.prefix):
             self.read += 1
             yield row
@@ -169,6 +173,8 @@ class Output:
         journal = self.journal
         journal.sync()
         if self._again:
+            self._mark.unlink(missing_ok=True)
+            self._ended = False  # what the output lacked is still to be judged
             journal.close()
             journal.path.replace(self.path)
             self._journal, self._again = None, False

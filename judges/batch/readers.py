@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from judges.batch.items import FIELDS, NO_RESPONSE, read_fields
-from judges.batch.jsonlines import DEPTH, from_line
 from judges.batch.numbers import Numbers
 from judges.candidates import Prompt
 from judges.errors import CannotRun
+from judges.json_lines import DEPTH, from_line
 from judges.types import Failure, Item
 
 PACKED = (".gz", ".zst")
@@ -338,12 +338,16 @@ def _csv(stream: IO[bytes], path: str) -> Iterator[dict[str, Any] | Failure]:
         try:
             cells = next(rows, None)
         except csv.Error as error:
+            told = str(error)
+            if "field larger" in told:
+                told = f"a cell is longer than {LINE_BYTES >> 20} MiB"
+                text.leave_cell()
             if text.ended:  # how many rows it holds nobody knows
                 raise csv.Error(f"a quote that is opened on line {begin} is never closed") from error
             if header is None:
-                raise CannotRun(f"{path}, line {begin}: the header cannot be read: {error}") from error
+                raise CannotRun(f"{path}, line {begin}: the header cannot be read: {told}") from error
             where = f"line {begin}" if begin == text.number else f"lines {begin} to {text.number}"
-            yield Failure("malformed", f"{where}: {error}")
+            yield Failure("malformed", f"{where}: {told}")
             continue
         if cells is None:
             return
@@ -395,6 +399,14 @@ class _Text:
                 pass
             raise csv.Error(f"it is longer than {LINE_BYTES >> 20} MiB")
         return line
+
+    def leave_cell(self) -> None:
+        """Read over the rest of a cell in quotes, to the end of the line that closes it."""
+        while line := self._lines.readline(LINE_BYTES):
+            self.number += 1
+            if '"' in line.replace('""', ""):
+                return
+        self.ended = True
 
 
 def _undecodable(text: str) -> bool:

@@ -30,6 +30,7 @@ from judges.types import Failure, Item, Scorecard, Usage
 STANDARD_OUTPUT = Path("-")
 TELL_SECONDS = 0.05  # progress is told no more often; rows may come by the ten thousand a second
 _FREE = Usage()
+_UNASKED = ("engine", "empty", "needs-two")  # failures for which no completion was read
 
 
 @dataclass
@@ -113,7 +114,7 @@ def check_manifest(
 ) -> None:
     """Refuse an output that something else made; note what this one is made with. Raises CannotRun."""
     path = beside / "manifest.json"
-    if manifest.check(path, now, str(output), manifest.READING if options.reread else ()):
+    if manifest.check(path, now, str(output), options.reread):
         if stream and any(out.begun for out in outputs) and not options.reread:
             raise CannotRun(f"{output} has rows, and a stream cannot be told from another one; give another -o")
         return
@@ -147,16 +148,18 @@ def _to_standard_output(
     but completions, where `store` says where."""
     if options.retry_failed or options.reread:
         raise CannotRun("--retry-failed and --reread need an output that is a file")
+    if is_folder(source):
+        raise CannotRun(f"{source!r} is a folder: its files go to a folder; give -o FOLDER")
     if options.ordered:
         with tempfile.TemporaryDirectory(prefix="assay-") as folder:
             target = Path(folder) / "rows.jsonl"
-            summary = score_file(source, scorer, target, options, on_progress, policy)
-            with open(target, "rb") as lines:
-                shutil.copyfileobj(lines, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-            return summary
-    if is_folder(source):
-        raise CannotRun(f"{source!r} is a folder: its files go to a folder; give -o FOLDER")
+            try:
+                return score_file(source, scorer, target, options, on_progress, policy)
+            finally:  # an input that breaks off has rows before that
+                if target.exists():
+                    with open(target, "rb") as lines:
+                        shutil.copyfileobj(lines, sys.stdout.buffer)
+                    sys.stdout.buffer.flush()
     if options.store:
         kept = Path(options.store).expanduser()
         if remember := getattr(scorer, "remember", None):
@@ -187,7 +190,8 @@ class Run:
         self._pending: dict[str, tuple[Row, Output]] = {}
         self._sampled: dict[str, Sampled] = {}
         self._failed_now = 0
-        self._broken: CannotRun | None = None  # the input, from some row on
+        self._broken: list[CannotRun] = []  # files that cannot be read on from some row
+        self._read_again = False  # whether a stored completion was there
         self._left = self._held = False
         self._told = time.monotonic()
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="assay-output")
@@ -212,8 +216,9 @@ class Run:
         except OSError as error:
             where = self._outputs[0].target if self._outputs else "output"
             raise CannotRun(f"{where}: {error.strerror or error}; what is written is safe, run again") from error
-        if self._broken is not None:
-            raise self._broken
+        if self._broken:
+            more = f"; and {len(self._broken) - 1} more files" if len(self._broken) > 1 else ""
+            raise CannotRun(f"{self._broken[0]}{more}") from self._broken[0]
         if not self.summary.written and not self.summary.resumed:
             raise CannotRun(f"{self._outputs[0].shard.path}: there are no rows in it")
 
@@ -227,32 +232,37 @@ class Run:
                 return
             before = out.finished_before()
             if before is not None:
-                self._count_before(*before)
-            else:
-                self._count_before(len(out.journal.done), out.journal.failures)
-                try:
-                    for row in out.rows(numbers, left):
-                        if out.read % 64 == 0:
-                            share = out.records.share
-                            self.summary.share = None if share is None else (place + share) / len(self._outputs)
-                        ready = row.prompt if self._policy is not None and row.prompt is not None else row.item
-                        if isinstance(ready, Failure):
-                            self._write(row, out, ready)
-                            continue
-                        with self._changed:
-                            while row.id in self._pending and not self._left:  # two files of a folder share an id
-                                self._held = True
-                                self._changed.wait()
-                            self._held = False
-                            self._pending[row.id] = (row, out)
-                        yield ready
-                except CannotRun as error:
-                    self._broken = error
-                    return
-                if out.complete:
-                    self._finish_later(out)
-            if left is not None:
-                left -= out.records.number
+                rows, failures, read = before
+                self._count_before(rows, failures)
+                out.finishing = True
+                left = None if left is None else left - read
+                continue
+            self._count_before(len(out.journal.done), out.journal.failures)
+            for row in self._readable(out.rows(numbers, left)):
+                if out.read % 64 == 0:
+                    share = out.records.share
+                    self.summary.share = None if share is None else (place + share) / len(self._outputs)
+                ready = row.prompt if self._policy is not None and row.prompt is not None else row.item
+                if isinstance(ready, Failure):
+                    self._write(row, out, ready)
+                    continue
+                with self._changed:
+                    while row.id in self._pending and not self._left:  # two files of a folder share an id
+                        self._held = True
+                        self._changed.wait()
+                    self._held = False
+                    self._pending[row.id] = (row, out)
+                yield ready
+            if out.complete:
+                self._finish_later(out)
+            left = None if left is None else left - out.records.number
+
+    def _readable(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Rows as far as their file can be read; the other files of a folder do not wait for it."""
+        try:
+            yield from rows
+        except CannotRun as error:
+            self._broken.append(error)
 
     def _count_before(self, rows: int, failures: Counter[str]) -> None:
         self.summary.resumed += rows
@@ -276,11 +286,15 @@ class Run:
         reason = reason_of(card)
         summary = self.summary
         with self._changed:
-            if self._pending.pop(row.id, None) is not None and self._held:
-                self._changed.notify_all()
+            if self._pending.get(row.id, (None,))[0] is row:  # a row of another file may have the same id
+                del self._pending[row.id]
+                if self._held:
+                    self._changed.notify_all()
             summary.written += 1
             if isinstance(card, Scorecard):
                 for judgment in card.judgments:
+                    if judgment.failure is None or judgment.failure.reason not in _UNASKED:
+                        self._read_again = True
                     if judgment.usage != _FREE:
                         summary.usage += judgment.usage
             if sampled is not None:
@@ -313,7 +327,7 @@ class Run:
             future.result()
         failures = self.summary.failures
         if self._options.reread:
-            if self.summary.written and failures["engine"] == self.summary.written:
+            if failures["engine"] and not self._read_again:
                 raise CannotRun(
                     "--reread: none of the completions is there; a template that asks otherwise needs a run"
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,12 @@ def shards_of(source: str) -> tuple[Shard, ...]:
     files = sorted(f for f in named if f.is_file())
     if not files:
         raise CannotRun(f"{source!r}: no file in it has a known format; there are {SHOWN}")
-    return tuple(Shard(str(file), file.name, prefix=f"{file.name.split('.')[0]}/") for file in files)
+    stems = {file: file.name.removesuffix("".join(format_of(file.name) or ())) for file in files}
+    alone = Counter(stems.values())
+    return tuple(
+        Shard(str(file), file.name, prefix=f"{stem if alone[stem] == 1 else file.name}/")
+        for file, stem in stems.items()
+    )
 
 
 def digest(source: str) -> dict[str, Any]:

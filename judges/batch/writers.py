@@ -1,40 +1,46 @@
-"""Judged rows to files: the output row, and the formats that a run's rows are written in at its end."""
+"""Judged rows to files: the output row, and the file that is made of a run's rows at its end."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import gzip
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
-from decimal import Decimal
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from judges.batch.jsonlines import from_line, to_text
 from judges.batch.readers import Row, format_of
 from judges.candidates import Sampled
-from judges.types import Failure, Judgment, Scorecard, Usage
+from judges.json_lines import from_line, to_text
+from judges.types import Failure, Judgment, Scorecard, plain_usage
 
-# What an output row adds; an input column of the same name is kept as "input.NAME".
+# What an output row adds; an input column of the same name is kept as "input.NAME" (`renamed`).
 OURS = frozenset(
     ("row", "score", "scores", "failure", "failures", "critique", "votes", "usage", "read", "truncated", "preference")
 )
 # What it adds where candidates were drawn.
 _DRAWN = frozenset(("response", "responses", "generation"))
-# Parquet wants one type a column: these are JSON in a text, for a vote is a number or a failure.
-AS_JSON = ("votes",)
-GROUP_ROWS = 10_000  # of a Parquet row group
+
+
+def renamed(name: str, ours: Container[str] = OURS) -> str:
+    """The name of an input column in the output, unlike any of ours; two columns never get the same one.
+
+    >>> renamed("score"), renamed("input.score"), renamed("input.text")
+    ('input.score', 'input.input.score', 'input.text')
+    """
+    bare = name
+    while bare.startswith("input."):
+        bare = bare[6:]
+    return f"input.{name}" if bare in ours or (bare == "id" and name != "id") else name
 
 
 def output_row(row: Row, card: Scorecard | Failure, sampled: Sampled | None = None) -> dict[str, Any]:
     """The input row, its number and id, the candidates where some were drawn, and what was said of it."""
     ours = OURS if sampled is None else OURS | _DRAWN
-    base = dict(row.columns)
-    if not ours.isdisjoint(base):
-        base = {(f"input.{key}" if key in ours else key): value for key, value in base.items()}
+    base = {renamed(key, ours): value for key, value in row.columns.items()}
+    if (own := base.get("id", "")) not in (None, "") and str(own) != row.id:
+        base["input.id"] = own
     base["row"], base["id"] = row.number, row.id
     if sampled is not None:
         base |= _candidates(sampled)
@@ -48,7 +54,7 @@ def output_row(row: Row, card: Scorecard | Failure, sampled: Sampled | None = No
         base["votes"] = votes(judgment)
         base["read"] = judgment.read
         base["truncated"] = judgment.truncated
-        base["usage"] = usage(judgment.usage)
+        base["usage"] = plain_usage(judgment.usage)
         return base
     return base | {
         "scores": [j.score for j in card.judgments],
@@ -58,7 +64,7 @@ def output_row(row: Row, card: Scorecard | Failure, sampled: Sampled | None = No
         "votes": [votes(j) for j in card.judgments],
         "read": [j.read for j in card.judgments],
         "truncated": [j.truncated for j in card.judgments],
-        "usage": usage(card.usage),
+        "usage": plain_usage(card.usage),
     }
 
 
@@ -66,7 +72,7 @@ def _candidates(sampled: Sampled) -> dict[str, Any]:
     """The candidates as an input row would hold them, and what they cost."""
     if isinstance(sampled.item, Failure):
         return {"generation": None}
-    cost = {"truncated": sampled.truncated, "usage": usage(sampled.usage)}
+    cost = {"truncated": sampled.truncated, "usage": plain_usage(sampled.usage)}
     if len(sampled.item.responses) == 1:
         return {"response": sampled.item.responses[0], "generation": cost}
     return {"responses": sampled.item.responses, "generation": cost}
@@ -78,16 +84,6 @@ def failure(one: Failure | None) -> dict[str, str] | None:
 
 def votes(judgment: Judgment) -> list[Any]:
     return [failure(vote) if isinstance(vote, Failure) else vote for vote in judgment.votes]
-
-
-def usage(cost: Usage) -> dict[str, float]:
-    return {
-        "prompt_tokens": cost.prompt_tokens,
-        "cached_tokens": cost.cached_tokens,
-        "generated_tokens": cost.generated_tokens,
-        "seconds": cost.seconds,
-        "saved_tokens": cost.saved_tokens,
-    }
 
 
 def reason_of(card: Scorecard | Failure) -> str | None:
@@ -119,18 +115,24 @@ def write_rows(lines: Callable[[], Iterable[bytes]], target: Path, like: Path | 
     form = format_of(target.name)
     assert form is not None
     part = target.with_name(f".{target.name}.part")
-    with open(part, "wb") as raw:
-        if form[0] == ".parquet":
-            _write_parquet(lines, raw, like)
-        else:
-            with packed(raw, form[1]) as out:
-                if form[0] == ".csv":
-                    _write_csv(lines, out)
-                else:
-                    for line in lines():
-                        out.write(line)
-        raw.flush()
-        os.fsync(raw.fileno())
+    try:
+        with open(part, "wb") as raw:
+            if form[0] == ".parquet":
+                from judges.batch.parquet import write_parquet
+
+                write_parquet(lines, raw, like)
+            else:
+                with packed(raw, form[1]) as out:
+                    if form[0] == ".csv":
+                        _write_csv(lines, out)
+                    else:
+                        for line in lines():
+                            out.write(line)
+            raw.flush()
+            os.fsync(raw.fileno())
+    except BaseException:  # a full disk: give back what it took
+        part.unlink(missing_ok=True)
+        raise
     part.replace(target)
 
 
@@ -141,15 +143,20 @@ def packed(raw: IO[bytes], packing: str) -> Any:
     if packing == ".zst":
         import pyarrow as pa
 
-        return pa.CompressedOutputStream(pa.PythonFile(raw, mode="w"), "zstd")
+        return pa.CompressedOutputStream(pa.PythonFile(_Kept(raw), mode="w"), "zstd")
     return _Kept(raw)
 
 
 class _Kept:
-    """A stream that is not closed with its block."""
+    """A stream that is not closed with what writes to it."""
+
+    closed = False
 
     def __init__(self, raw: IO[bytes]) -> None:
-        self.write = raw.write
+        self.write, self.flush = raw.write, raw.flush
+
+    def close(self) -> None:
+        pass
 
     def __enter__(self) -> _Kept:
         return self
@@ -188,131 +195,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, dict | list | bool):
         return to_text(value)
     return value
-
-
-def _write_parquet(lines: Callable[[], Iterable[bytes]], raw: IO[bytes], like: Path | None) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    given = _types(like)
-    schema = _schema(lines, given)
-    with pq.ParquetWriter(raw, schema, compression="zstd") as out:
-        for group in _groups(lines()):
-            arrays = [_array([row.get(field.name) for row in group], field, given) for field in schema]
-            out.write_table(pa.Table.from_arrays(arrays, schema=schema))
-
-
-def _groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
-    for line in lines:
-        group.append(from_line(line))
-        if len(group) == GROUP_ROWS:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _types(like: Path | None) -> dict[str, Any]:
-    """The columns of a Parquet input whose values JSON gives back whole, by their names in the output."""
-    if like is None or format_of(like.name) != (".parquet", ""):
-        return {}
-    import pyarrow.parquet as pq
-
-    kept = [field for field in pq.read_schema(like) if _comes_back(field.type)]
-    return {(f"input.{field.name}" if field.name in OURS else field.name): field.type for field in kept}
-
-
-def _comes_back(kind: Any) -> bool:
-    from pyarrow import types
-
-    if types.is_struct(kind):
-        return all(_comes_back(kind.field(i).type) for i in range(kind.num_fields))
-    if types.is_list(kind) or types.is_large_list(kind):
-        return _comes_back(kind.value_type)
-    tests = (
-        *(types.is_boolean, types.is_integer, types.is_floating, types.is_string, types.is_large_string),
-        *(types.is_binary, types.is_large_binary, types.is_timestamp, types.is_date, types.is_decimal),
-    )
-    return any(test(kind) for test in tests)
-
-
-def _own_types() -> dict[str, Any]:
-    """The types of our columns, the same in every file, whatever its rows happen to hold."""
-    import pyarrow as pa
-
-    count, number, text = pa.int64(), pa.float64(), pa.string()
-    why = pa.struct([("reason", text), ("message", text)])
-    cost = [(name, number if name == "seconds" else count) for name in usage(Usage())]
-    return {
-        "row": count,
-        "id": text,
-        "score": number,
-        "scores": pa.list_(number),
-        "failure": why,
-        "failures": pa.list_(why),
-        "preference": pa.list_(number),
-        "usage": pa.struct(cost),
-        "votes": text,
-    }
-
-
-def _schema(lines: Callable[[], Iterable[bytes]], given: Mapping[str, Any]) -> Any:
-    """One type a column: the input's where it has one, ours for ours, else what all its values fit; where none does,
-    text, in which a value that is no text is JSON."""
-    import pyarrow as pa
-
-    known = {**given, **_own_types()}
-    found: dict[str, Any] = {}
-    for group in _groups(lines()):
-        for name in dict.fromkeys(name for row in group for name in row):
-            if name in known:
-                found.setdefault(name, known[name])
-                continue
-            values = [row.get(name) for row in group]
-            try:
-                here = pa.array(values).type
-                both = [pa.schema([(name, kind)]) for kind in (found.get(name, here), here)]
-                found[name] = pa.unify_schemas(both, promote_options="permissive").field(0).type
-            except (pa.ArrowException, OverflowError, ValueError):
-                found[name] = known[name] = pa.string()
-    plain = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in found.items()}
-    ordered = [name for name in plain if name not in OURS] + [name for name in plain if name in OURS]
-    as_json = {name for name in plain if name not in given and (name in AS_JSON or known.get(name) == pa.string())}
-    return pa.schema(
-        [pa.field(n, plain[n], metadata={"assay": "json"} if n in as_json and n != "id" else None) for n in ordered]
-    )
-
-
-def _array(values: Sequence[Any], field: Any, given: Mapping[str, Any]) -> Any:
-    import pyarrow as pa
-
-    if field.metadata and field.metadata.get(b"assay") == b"json":
-        as_it_is = str if field.name not in AS_JSON else ()
-        texts = [v if v is None or isinstance(v, as_it_is) else to_text(v, keep_nan=True) for v in values]
-        return pa.array(texts, pa.string())
-    if field.name not in given:
-        return pa.array(values, field.type)
-    if pa.types.is_timestamp(field.type):  # Arrow reads nanoseconds, datetime does not
-        return pa.array(values, pa.string()).cast(field.type)
-    return pa.array([_restored(value, field.type) for value in values], field.type)
-
-
-def _restored(value: Any, kind: Any) -> Any:
-    """A value of an input column as it was before it was JSON."""
-    from pyarrow import types
-
-    if value is None:
-        return None
-    if types.is_struct(kind):
-        fields = [kind.field(i) for i in range(kind.num_fields)]
-        return {field.name: _restored(value.get(field.name), field.type) for field in fields}
-    if types.is_list(kind) or types.is_large_list(kind):
-        return [_restored(one, kind.value_type) for one in value]
-    if types.is_binary(kind) or types.is_large_binary(kind):
-        return base64.b64decode(value)
-    if types.is_timestamp(kind):
-        return datetime.fromisoformat(value)
-    if types.is_date(kind):
-        return date.fromisoformat(value)
-    return Decimal(value) if types.is_decimal(kind) else value

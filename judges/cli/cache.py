@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import sys
 import time
+from contextlib import closing, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from judges.batch.jsonlines import to_line
 from judges.engines.store import Store
 from judges.errors import CannotRun
 from judges.evaluation.report.markdown import visible
+from judges.json_lines import to_line
 
 STORES = ("completions.sqlite", "candidates.sqlite")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -20,31 +21,32 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 def show(path: Path) -> None:
     for file in _stores(path):
-        store = Store(file)
-        try:
+        with closing(Store(file)) as store:
             found = store.contents()
-            print(f"{file}: {sum(one.completions for one in found):,} completions, {_bytes(file)}")
-            for one in found:
-                name, size = visible(str(one.engine.get("model"))), f"{one.size / 2**20:,.1f} MiB of text"
-                print(f"  {name}  {one.completions:,}, {size}, {_day(one.first)} to {_day(one.last)}")
-                print(f"    {visible(_settings(one.engine))}")
-        finally:
-            store.close()
+        print(f"{file}: {sum(one.completions for one in found):,} completions, {_bytes(file)}")
+        for one in found:
+            name, size = visible(str(one.engine.get("model"))), f"{one.size / 2**20:,.1f} MiB of text"
+            print(f"  {name}  {one.completions:,}, {size}, {_day(one.first)} to {_day(one.last)}")
+            print(f"    {visible(_settings(one.engine))}")
 
 
 def export(path: Path, output: str) -> None:
     """Every completion as a JSON line."""
-    out = sys.stdout.buffer if output == "-" else open(output, "wb")
-    count = 0
-    with out:
-        for file in _stores(path):
-            store = Store(file)
-            try:
-                for row in store.rows():
-                    out.write(to_line(row))
-                    count += 1
-            finally:
-                store.close()
+    stores, count = _stores(path), 0
+    if output != "-" and Path(output).exists() and any(file.samefile(output) for file in stores):
+        raise CannotRun(f"-o {output} is the store itself; give another -o")
+    try:
+        with nullcontext(sys.stdout.buffer) if output == "-" else open(output, "wb") as out:
+            for file in stores:
+                with closing(Store(file)) as store:
+                    for row in store.rows():
+                        out.write(to_line(row))
+                        count += 1
+            out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotRun(f"{output}: cannot be written: {error.strerror}") from error
     print(f"{count:,} completions", file=sys.stderr)
 
 
@@ -54,11 +56,8 @@ def prune(path: Path, older_than: str | None, model: str | None, everything: boo
     before = None if older_than is None else time.time() - _seconds(older_than)
     for file in _stores(path):
         size = file.stat().st_size
-        store = Store(file)
-        try:
+        with closing(Store(file)) as store:
             gone = store.prune(before, model)
-        finally:
-            store.close()
         print(f"{file}: {gone:,} completions taken out, {(size - file.stat().st_size) / 2**20:,.1f} MiB free")
 
 

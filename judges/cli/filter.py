@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import typer
 from rich.console import Console
@@ -19,6 +18,7 @@ from judges.batch.readers import Row, read_rows
 from judges.cli.progress import RowProgress
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED, load_benchmark
+from judges.json_lines import to_line
 from judges.quality import REASONS, Filters, Prompt, Taken, decide
 from judges.types import Failure, Item
 
@@ -45,7 +45,7 @@ def run(
         for row, verdict in _judged(file, mapping, verdicts):
             if verdict is None:
                 counts["kept"] += 1
-                kept_rows.write(_line(row.columns))
+                kept_rows.write(to_line(row.columns))
                 continue
             if isinstance(verdict, Failure):
                 reason, why = "unreadable", str(verdict)
@@ -54,7 +54,7 @@ def run(
                 reason, why = verdict.reason, verdict.why
             counts[reason] += 1
             columns = {(f"input.{key}" if key in OURS else key): value for key, value in row.columns.items()}
-            taken_rows.write(_line({"row": row.number, "reason": reason, "why": why} | columns))
+            taken_rows.write(to_line({"row": row.number, "reason": reason, "why": why} | columns))
     if not quiet:
         console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(table(counts))
@@ -145,12 +145,3 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
                 part.unlink(missing_ok=True)
     except OSError as error:
         raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _line(columns: dict[str, Any]) -> bytes:
-    try:
-        text = json.dumps(columns, ensure_ascii=False, allow_nan=False, default=str)
-    except ValueError:  # JSON has no nan: such a number is null in the output, as in that of `assay score`
-        plain = json.loads(json.dumps(columns, default=str), parse_constant=lambda _: None)
-        text = json.dumps(plain, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace") + b"\n"

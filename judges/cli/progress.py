@@ -24,7 +24,8 @@ class RowProgress:
     """
 
     def __init__(self, name: str, total: int | None, quiet: bool) -> None:
-        self._name, self._total, self._quiet = visible(name), total, quiet
+        self._name, self._quiet = visible(name), quiet
+        self._of = self._total = total
         self._started = self._drawn = self._told = time.monotonic()
         self._rows = self._failed = 0
         self._usage = Usage()
@@ -50,12 +51,13 @@ class RowProgress:
         total = self._usage if usage is None else self._usage + usage
         self.at(self._rows + 1, self._failed + failed, total, None)
 
-    def at(self, rows: int, failed: int, usage: Usage, share: float | None) -> None:
-        """So many rows in all."""
+    def at(self, rows: int, failed: int, usage: Usage, share: float | None, before: int = 0) -> None:
+        """So many rows in all, beside those of earlier sittings (`before`), which are part of the total."""
         if self._first is None:  # loading a model is not judging time
             self._first = (rows, usage, share)
             self._started = time.monotonic()
         self._rows, self._failed, self._usage, self._share = rows, failed, usage, share
+        self._total = None if self._of is None else max(rows, self._of - before)
         now = time.monotonic()
         if self._bar:
             if now - self._drawn > _REDRAW_SECONDS:
@@ -68,7 +70,7 @@ class RowProgress:
         assert self._bar is not None
         self._drawn = now
         if self._total is not None:
-            self._bar.update(self._task, completed=self._rows, state=self.line())
+            self._bar.update(self._task, total=self._total, completed=self._rows, state=self.line())
         elif self._share is not None:
             self._bar.update(self._task, total=1.0, completed=self._share, state=self.line())
         else:
@@ -117,7 +119,7 @@ def duration(seconds: float) -> str:
     """A time in the two units that matter.
 
     >>> duration(42), duration(3700), duration(200000)
-    ('42 s', '1 h 02 min', '2 d 07 h')
+    ('42 s', '1 h 01 min', '2 d 07 h')
     """
     whole = round(seconds)
     if whole < 60:

@@ -49,6 +49,8 @@ def run(wanted: Wanted, dry_run: bool, ray: Cluster | None, quiet: bool) -> None
         raise CannotRun("--policy writes candidates: say how many with --candidates N")
     if wanted.options.retry_failed and wanted.options.reread:
         raise CannotRun("--reread judges every row again, the failed ones too: leave --retry-failed out")
+    if wanted.options.reread and (wanted.options.limit or wanted.options.sample):
+        raise CannotRun("--reread judges the rows that the output has: leave --limit and --sample out")
     shards_of(wanted.source)  # a wrong path is told before anything else
     if dry_run:
         from judges.cli.score_dry_run import run as run_dry
@@ -70,7 +72,7 @@ def run(wanted: Wanted, dry_run: bool, ray: Cluster | None, quiet: bool) -> None
 
         def told(summary: Summary) -> None:
             now = summary.failed - summary.failed_before
-            progress.at(summary.written, now, summary.usage, summary.share)
+            progress.at(summary.written, now, summary.usage, summary.share, summary.resumed)
 
         try:
             summary = score_file(wanted.source, scorer, wanted.output, wanted.options, told, policy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from judges.errors import CannotRun
+from judges.json_lines import to_escaped
 from judges.types import Failure, FailureReason, Message, Usage
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Request:
             content.append([self.schema])
         if self.begun is not None:
             content.append(list(self.begun.token_ids))
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+        return hashlib.sha256(to_escaped(content).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

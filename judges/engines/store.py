@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed
 from judges.errors import CannotRun
-from judges.types import Message, Usage
+from judges.json_lines import from_line, to_escaped
+from judges.types import Message, Usage, plain_usage
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS engines (id INTEGER PRIMARY KEY, identity TEXT UNIQUE NOT NULL);
@@ -54,30 +56,22 @@ class Store:
 
     def number_of(self, identity: str) -> int:
         """The number of an engine in this store, entered when it is new."""
-        with self._lock:
-            try:
-                self._writer.execute("INSERT OR IGNORE INTO engines (identity) VALUES (?)", (identity,))
-                row = self._writer.execute("SELECT id FROM engines WHERE identity = ?", (identity,)).fetchone()
-            except sqlite3.Error as error:
-                raise self._failed(error) from error
+        with self._lock, self._told():
+            self._writer.execute("INSERT OR IGNORE INTO engines (identity) VALUES (?)", (identity,))
+            row = self._writer.execute("SELECT id FROM engines WHERE identity = ?", (identity,)).fetchone()
         return int(row[0])
 
     def get(self, key: bytes) -> dict[str, Any] | None:
         """What is kept under a key."""
-        with self._lock:
-            try:
-                row = self._reader.execute("SELECT value FROM completions WHERE key = ?", (key,)).fetchone()
-            except sqlite3.Error as error:
-                raise self._failed(error) from error
-        return None if row is None else json.loads(row[0])
+        with self._lock, self._told():
+            row = self._reader.execute("SELECT value FROM completions WHERE key = ?", (key,)).fetchone()
+        return None if row is None else from_line(row[0])
 
     async def put(self, key: bytes, engine: int, value: Mapping[str, Any]) -> None:
         """Keep an answer; returns when it is on disk. Raises CannotRun when it cannot be."""
         running = asyncio.get_running_loop()
         done: asyncio.Future[None] = running.create_future()
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        # A lone surrogate, which a model's bytes can decode to, is no UTF-8: it stays an escape.
-        row = (key, engine, int(time.time()), text if _is_utf8(text) else json.dumps(value))
+        row = (key, engine, int(time.time()), to_escaped(value))
         self._waiting.append((row, done))
         if self._writing is None or self._writing.done():
             self._writing = running.create_task(self._write_waiting())
@@ -98,7 +92,7 @@ class Store:
                     done.set_result(None)
 
     def _write(self, rows: list[tuple[Any, ...]]) -> None:
-        try:
+        with self._told():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self._writer.executemany("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?)", rows)
@@ -107,36 +101,44 @@ class Store:
                 if self._writer.in_transaction:  # a full disk has rolled back already
                     self._writer.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
 
-    def _failed(self, error: sqlite3.Error) -> CannotRun:
-        return CannotRun(f"store {self.path}: {error}; what is finished is safe, make room and run the same command")
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell SQLite's errors as CannotRun."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # full, locked, not readable
+            told = f"store {self.path}: {error}; what is finished is safe, make room and run the same command"
+            raise CannotRun(told) from error
+        except sqlite3.Error as error:
+            raise CannotRun(f"store {self.path}: {error}; move it away to begin a new one") from error
 
     # -- what `assay cache` shows ------------------------------------------------------------------------------
 
     def contents(self) -> list[Contents]:
         """What is kept, by the engine that was asked."""
-        rows = self._reader.execute(
-            "SELECT identity, COUNT(*), SUM(LENGTH(value)), MIN(created), MAX(created)"
-            " FROM completions JOIN engines ON engines.id = engine GROUP BY engines.id ORDER BY MAX(created) DESC"
-        )
-        return [Contents(json.loads(identity), *rest) for identity, *rest in rows]
+        with self._told():
+            rows = self._reader.execute(
+                "SELECT identity, COUNT(*), SUM(LENGTH(value)), MIN(created), MAX(created)"
+                " FROM completions JOIN engines ON engines.id = engine GROUP BY engines.id ORDER BY MAX(created) DESC"
+            )
+            return [Contents(json.loads(identity), *rest) for identity, *rest in rows]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every answer as a row, oldest first."""
-        found = self._reader.execute(
-            "SELECT LOWER(HEX(key)), identity, created, value"
-            " FROM completions JOIN engines ON engines.id = engine ORDER BY created, key"
-        )
-        for key, identity, created, value in found:
-            yield {"key": key, "engine": json.loads(identity), "created": created, **json.loads(value)}
+        with self._told():
+            found = self._reader.execute(
+                "SELECT LOWER(HEX(key)), identity, created, value"
+                " FROM completions JOIN engines ON engines.id = engine ORDER BY created, key"
+            )
+            for key, identity, created, value in found:
+                yield {"key": key, "engine": json.loads(identity), "created": created, **from_line(value)}
 
     def prune(self, before: float | None = None, model: str | None = None) -> int:
         """Take out answers that were kept before a time (seconds since 1970), of one model or of all; how many."""
-        chosen = [n for n, identity in self._engines() if model is None or identity.get("model") == model]
-        marks = ",".join("?" * len(chosen))
-        with self._lock:
+        with self._lock, self._told():
+            chosen = [n for n, identity in self._engines() if model is None or identity.get("model") == model]
+            marks = ",".join("?" * len(chosen))
             gone = self._writer.execute(
                 f"DELETE FROM completions WHERE engine IN ({marks}) AND created < ?",
                 (*chosen, 2**62 if before is None else before),
@@ -267,7 +269,7 @@ def _told(completion: Completion) -> dict[str, Any]:
             {"text": c.text, "finish": c.finish, "token_ids": c.token_ids, "logprobs": c.logprobs}
             for c in completion.choices
         ],
-        "usage": asdict(completion.usage),
+        "usage": plain_usage(completion.usage),
     }
 
 
@@ -277,11 +279,3 @@ def _likelihood(kept: Mapping[str, Any]) -> LogLikelihood:
 
 def _pairs(logprobs: Any) -> tuple[dict[str, float], ...] | None:
     return None if logprobs is None else tuple(logprobs)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

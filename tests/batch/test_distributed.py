@@ -131,7 +131,7 @@ def test_two_workers_with_an_engine_each_judge_as_one_does(tmp_path):
     alone.communicate(timeout=900)
     key = lambda path: [(r["row"], r["score"], r["failure"], r["critique"]) for r in judged(path)]  # noqa: E731
     assert key(tmp_path / "many.jsonl") == key(tmp_path / "one.jsonl")
-    assert workers("EngineCore") == []
+    assert workers("VLLM::") == []
 
 
 def test_what_a_cluster_cannot_do_is_said_before_it_starts(tmp_path):

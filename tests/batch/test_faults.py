@@ -78,7 +78,7 @@ def engine_processes() -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+            if "VLLM::" in process.name() or "VLLM::" in " ".join(process.cmdline()):
                 found.append(process.pid)
         except psutil.Error:
             continue
