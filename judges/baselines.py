@@ -13,7 +13,7 @@ from judges.types import REAL_LINE, Item, Judgment, Scale, Scorecard
 
 def _each(items: Iterable[Item], score: Callable[[Item, str], float]) -> Iterator[Scorecard]:
     for item in items:
-        judgments = tuple(Judgment(score=score(item, response), read="reward") for response in item.responses)
+        judgments = tuple([Judgment(score=score(item, response), read="reward") for response in item.responses])
         yield Scorecard(id=item.id, judgments=judgments, preference=vote_preference(judgments))
 
 

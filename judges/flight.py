@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any, TypeVar
 
-from judges.engines.base import submit
+from judges.engines.base import loop, submit
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -34,17 +35,30 @@ def in_flight(
     The source is read on a thread of its own, so a finished result never waits for the next element. An
     exception of the source or of `work` is raised here. Closing the iterator cancels what is in flight.
     """
-    done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
     slots = threading.Condition()
     free = window
-    stopped = False
-    flying: set[Future[B]] = set()
+    stopped = waking = False
+    engines = loop()
+    asked: deque[tuple[A, int]] = deque()
+    flying: set[asyncio.Task[B]] = set()
 
-    def finished(future: Future[B]) -> None:
-        done.put(("result", future))
+    def start() -> None:
+        """On the engines' loop: begin all that was asked. Waking a loop is a system call: one serves many."""
+        nonlocal waking
+        waking = False  # before the first is taken: what comes behind the last one wakes it again
+        while asked:
+            element, need = asked.popleft()
+            task = engines.create_task(work(element))
+            flying.add(task)
+            task.add_done_callback(partial(finished, need))
+
+    def finished(need: int, task: asyncio.Task[B]) -> None:
+        flying.discard(task)
+        done.put(("result", need, task))
 
     def feed() -> None:
-        nonlocal free
+        nonlocal free, waking
         count = 0
         try:
             for element in source:
@@ -55,15 +69,23 @@ def in_flight(
                     if stopped:
                         return
                     free -= need
-                    future = submit(work(element))
-                    future.weight = need  # type: ignore[attr-defined]
-                    flying.add(future)
+                    asked.append((element, need))
                 count += 1
-                future.add_done_callback(finished)
+                if not waking:
+                    waking = True
+                    engines.call_soon_threadsafe(start)
         except BaseException as error:
-            done.put(("error", error))
+            done.put(("error", 0, error))
         else:
-            done.put(("end", count))
+            done.put(("end", count, None))
+
+    async def leave() -> None:
+        asked.clear()
+        left = list(flying)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=5)
 
     feeder = threading.Thread(target=feed, name="assay-feed", daemon=True)
     feeder.start()
@@ -71,27 +93,20 @@ def in_flight(
     received = 0
     try:
         while expected is None or received < expected:
-            kind, value = done.get()
+            kind, number, value = done.get()
             if kind == "error":
                 raise value
             if kind == "end":
-                expected = value
+                expected = number
                 continue
             received += 1
             with slots:
-                free += value.weight
-                flying.discard(value)
+                free += number
                 slots.notify()
             yield value.result()
     finally:
         with slots:
             stopped = True
             slots.notify_all()
-            left = list(flying)
-        for future in left:
-            future.cancel()
-        for future in left:
-            try:
-                future.exception(timeout=5)
-            except (CancelledError, TimeoutError):
-                continue
+        if flying or asked:
+            submit(leave()).result()

@@ -39,17 +39,15 @@ def _is_rounded(value: Any, depth: int = DEPTH) -> bool:
     Looks at all of it. Raises RecursionError where it is deeper than it may be.
     """
     kind = type(value)
-    if kind is dict:
-        inside = value.values()
-    elif kind is list:
-        inside = value
-    else:
+    if kind is not dict and kind is not list:
         return kind is float and not -(2**63) < value < 2**63
     if depth == 0:
         raise RecursionError
     found = False
-    for one in inside:
-        if _is_rounded(one, depth - 1):
+    for one in value.values() if kind is dict else value:
+        kind = type(one)
+        # Texts are nearly all there is: they cost no call.
+        if kind is not str and (kind is float or kind is dict or kind is list) and _is_rounded(one, depth - 1):
             found = True
     return found
 
@@ -74,9 +72,9 @@ def to_line(value: Any, keep_nan: bool = False) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def to_escaped(value: Any) -> str:
+def to_escaped(value: Any, finite: bool = False) -> str:
     r"""A value as JSON that is always UTF-8: half of a surrogate pair, which a model can write, stays an escape, and
-    so does a logarithm of 0.
+    so does a logarithm of 0, which is looked for where the value is not known to be `finite`.
 
     >>> to_escaped(["\ud83d", 1.5]), to_escaped(["ü", float("-inf")])
     ('["\\ud83d", 1.5]', '["\\u00fc", -Infinity]')
@@ -85,11 +83,11 @@ def to_escaped(value: Any) -> str:
         text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:
         return json.dumps(value)
-    return json.dumps(value) if "null" in text and not _is_finite(value) else text
+    return json.dumps(value) if not finite and "null" in text and not _is_finite(value) else text
 
 
 def _is_finite(value: Any) -> bool:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return all(map(_is_finite, value.values()))
     if isinstance(value, list | tuple):
         return all(map(_is_finite, value))

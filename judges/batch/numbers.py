@@ -11,17 +11,17 @@ class Numbers:
         self._count = 0
 
     def add(self, number: int) -> None:
-        place, bit = divmod(number, 8)
+        place, bit = number >> 3, 1 << (number & 7)
         if place >= len(self._bits):
             self._bits.extend(bytes(place + 1 - len(self._bits)))
-        if not self._bits[place] >> bit & 1:
-            self._bits[place] |= 1 << bit
+        if not self._bits[place] & bit:
+            self._bits[place] |= bit
             self._count += 1
 
     def __contains__(self, number: object) -> bool:
         if not isinstance(number, int):
             return False
-        place, bit = divmod(number, 8)
+        place, bit = number >> 3, number & 7
         return place < len(self._bits) and bool(self._bits[place] >> bit & 1)
 
     def __len__(self) -> int:

@@ -39,12 +39,13 @@ class Options:
 
 
 class Wanted:
-    """Which rows of a shard are not to be judged (`in`), and the last that is (`stop`)."""
+    """Which rows of a shard are not to be judged (`in`), if `any`, and the last that is (`stop`)."""
 
     def __init__(self, shard: Shard, done: Numbers, chosen: Container[int] | None, most: int | None) -> None:
         self._start, self._done, self._chosen = shard.start, done, chosen
         ends = [shard.stop, most, max(chosen, default=0) if isinstance(chosen, frozenset) else None]
         self.stop = min((end for end in ends if end is not None), default=None)
+        self.any = bool(shard.start or len(done) or chosen is not None)
 
     def __contains__(self, number: object) -> bool:
         if not isinstance(number, int) or number <= self._start or number in self._done:
@@ -125,7 +126,9 @@ class Output:
 
     @property
     def begun(self) -> bool:
-        """Whether an earlier sitting has written rows."""
+        """Whether there are rows of it, of this sitting or an earlier one."""
+        if self._journal is not None and self._journal.added:
+            return True
         return self.path.exists() and self.path.stat().st_size > 0
 
     @property
@@ -158,7 +161,8 @@ class Output:
         """The rows that are still to be judged; `most`: none behind this number."""
         only = Journal.numbers(self.path) if self._again else chosen
         wanted = Wanted(self.shard, self.journal.done, only, most)
-        for row in read_rows(self.records, self._options.mapping, wanted, wanted.stop, self.shard.prefix):
+        skip = wanted if wanted.any else ()
+        for row in read_rows(self.records, self._options.mapping, skip, wanted.stop, self.shard.prefix):
             self.read += 1
             yield row
         self._ended = True

@@ -10,7 +10,6 @@ import sqlite3
 import sys
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Self
@@ -27,6 +26,9 @@ FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet")
 SHOWN = ".jsonl, .csv (each also .gz or .zst), .parquet"
 STANDARD_INPUT = "-"
 BEGINNINGS = ("prompt", "messages", "chosen")  # where a row's prompt can stand
+_RECENT = 1 << 14  # hashes of ids that are filed at a time
+_FILTER_BYTES = 4 << 20
+_FILTER_MASK = 8 * _FILTER_BYTES - 1
 LINE_BYTES = 64 << 20  # a longer line is a failed row, not that much memory
 
 
@@ -116,15 +118,21 @@ def _what_to_do(columns: Mapping[str, Any]) -> str:
 
 
 class _Ids:
-    """Unique ids. Which stood before is kept on disk: SQLite's private temporary file holds their hashes."""
+    """Unique ids, in bounded memory: hashes of those that stood before lie in a temporary file of SQLite's.
+
+    A filter of fixed size (Bloom's, two bits an id) tells most new ids without asking the file, and hashes are
+    filed many at a time.
+    """
 
     def __init__(self, prefix: str) -> None:
         self._ours = f"{prefix}row-"
         self._given = Numbers()  # rows that have no id of their own
         self._imitated = False  # an id in the file is of the form of ours
+        self._recent: set[int] = set()
+        self._filter = bytearray(_FILTER_BYTES)
         # A generator may be closed on another thread than it ran on.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False).cursor()
-        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA cache_size=-8000")
+        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA cache_size=-1000")
         self._db.executescript("CREATE TABLE ids (hash INTEGER PRIMARY KEY); BEGIN")
 
     def given(self, number: int) -> str:
@@ -147,9 +155,25 @@ class _Ids:
             rest = name.removeprefix(self._ours)
             if rest.isdecimal() and len(rest) < 16 and rest == str(int(rest)) and int(rest) in self._given:
                 return False
-        digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        key = int.from_bytes(digest, signed=True)
-        return self._db.execute("INSERT OR IGNORE INTO ids VALUES (?)", (key,)).rowcount == 1
+        key = hash(name)
+        if key in self._recent:
+            return False
+        first, second = key & _FILTER_MASK, key >> 32 & _FILTER_MASK
+        bits, there = self._filter, 1 << (first & 7)
+        also = 1 << (second & 7)
+        first, second = first >> 3, second >> 3
+        if bits[first] & there and bits[second] & also and self._is_filed(key):
+            return False
+        bits[first] |= there
+        bits[second] |= also
+        self._recent.add(key)
+        if len(self._recent) == _RECENT:
+            self._db.executemany("INSERT INTO ids VALUES (?)", ((one,) for one in sorted(self._recent)))
+            self._recent.clear()
+        return True
+
+    def _is_filed(self, key: int) -> bool:
+        return self._db.execute("SELECT 1 FROM ids WHERE hash = ?", (key,)).fetchone() is not None
 
 
 def records(path: str) -> Iterator[dict[str, Any] | Failure]:

@@ -6,7 +6,8 @@ import csv
 import gzip
 import io
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,8 @@ OURS = frozenset(
 _DRAWN = frozenset(("response", "responses", "generation"))
 
 
-def renamed(name: str, ours: Container[str] = OURS) -> str:
+@lru_cache(1024)
+def renamed(name: str, ours: frozenset[str] = OURS) -> str:
     """The name of an input column in the output, unlike any of ours; two columns never get the same one.
 
     >>> renamed("score"), renamed("input.score"), renamed("input.text")

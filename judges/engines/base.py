@@ -63,7 +63,7 @@ class Request:
             content.append([self.schema])
         if self.begun is not None:
             content.append(list(self.begun.token_ids))
-        return hashlib.sha256(to_escaped(content).encode()).hexdigest()
+        return hashlib.sha256(to_escaped(content, finite=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

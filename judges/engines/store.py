@@ -201,10 +201,7 @@ class StoredEngine(Engine):
     async def complete(self, request: Request) -> Completion:
         key = self._key(request.digest())
         if (kept := self._kept(key)) is not None:
-            choices = tuple(
-                Generated(c["text"], c["finish"], tuple(c["token_ids"]), _pairs(c["logprobs"])) for c in kept["choices"]
-            )
-            return Completion(choices, Usage(**kept["usage"]))
+            return Completion(tuple(map(_generated, kept["choices"])), Usage(**kept["usage"]))
         completion = await self._asked().complete(request)
         await self.store.put(key, self._number, _told(completion))
         return completion
@@ -264,18 +261,18 @@ class StoredEngine(Engine):
 
 
 def _told(completion: Completion) -> dict[str, Any]:
-    return {
-        "choices": [
-            {"text": c.text, "finish": c.finish, "token_ids": c.token_ids, "logprobs": c.logprobs}
-            for c in completion.choices
-        ],
-        "usage": plain_usage(completion.usage),
-    }
+    choices = []
+    for one in completion.choices:
+        told = {"text": one.text, "finish": one.finish, "token_ids": one.token_ids}
+        choices.append(told if one.logprobs is None else told | {"logprobs": one.logprobs})
+    return {"choices": choices, "usage": plain_usage(completion.usage)}
 
 
 def _likelihood(kept: Mapping[str, Any]) -> LogLikelihood:
     return LogLikelihood(kept["total"], kept["tokens"], Usage(**kept["usage"]))
 
 
-def _pairs(logprobs: Any) -> tuple[dict[str, float], ...] | None:
-    return None if logprobs is None else tuple(logprobs)
+def _generated(kept: Mapping[str, Any]) -> Generated:
+    logprobs = kept.get("logprobs")
+    ids = tuple(kept["token_ids"])
+    return Generated(kept["text"], kept["finish"], ids, None if logprobs is None else tuple(logprobs))
