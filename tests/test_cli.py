@@ -92,6 +92,7 @@ def test_pairs_get_lists_and_a_preference(tmp_path):
         (["score", "in.jsonl", "--scorer", "bradley-terry,model=embedded:minilm", "-o", "o.jsonl"], "not a reward"),
         (["score", "in.jsonl", "--scorer", "self-rewarding,model=embedded:x", "-o", "o.jsonl"], "embedded are"),
         (["score", "in.txt", "--scorer", "length", "-o", "o.jsonl"], "unknown format"),
+        (["score", "in.jsonl", "--scorer", "length"], "-o FILE, or -o - to print"),
         (["compare", "--benchmark", "demo"], "at least one"),
         (["compare", "--benchmark", "demo@nothing", "--scorer", "length"], "there are chat"),
         (["train", "in.jsonl", "-o", "m"], "it needs chosen and rejected, or responses with scores or ranking (row 1)"),
@@ -110,3 +111,23 @@ def test_what_cannot_run_says_so_in_one_line_and_exits_2(tmp_path, args, says, m
     lines = [x for x in told.stderr.splitlines() if x.startswith("assay:")]
     assert len(lines) == 1 and says in lines[0], told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_a_dry_run_shows_prompts_counts_rows_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows(tmp_path / "in.jsonl", *({"prompt": f"p {i}", "response": "r"} for i in range(40)), {"prompt": "no response"})
+    told = assay("score", "in.jsonl", "--scorer", "length", "--dry-run")
+    assert told.returncode == 0, told.stderr
+    assert "item row-1, 1 responses" in told.stdout and "=== 41 rows, told from 8 that were judged" in told.stdout
+    limited = assay("score", "in.jsonl", "--scorer", "length", "--dry-run", "--limit", "5")
+    assert "=== 5 rows, told from 5 that were judged" in limited.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_dataset_is_read_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)  # datasets looks here before it asks the hub
+    rows(tmp_path / "owner" / "name" / "train.jsonl", {"prompt": "p", "response": "four"})
+    told = assay("score", "hf:owner/name:train", "--scorer", "length", "-o", "o.jsonl")
+    assert told.returncode == 0, told.stderr
+    assert json.loads((tmp_path / "o.jsonl").read_text())["score"] == 4

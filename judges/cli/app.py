@@ -92,8 +92,9 @@ def score(
     ],
     scorer: SpecOption,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A file, its format by its name; for a folder a folder; - to print.")
-    ],
+        Path | None,
+        typer.Option("-o", "--output", help="A file, its format by its name; for a folder a folder; - to print."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The same as model=… in the SPEC.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; more than once.")] = None,
     base_url: Annotated[

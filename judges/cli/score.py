@@ -35,7 +35,7 @@ class Wanted:
 
     source: str
     spec: str
-    output: Path
+    output: Path | None
     model: str | None
     base_urls: tuple[str, ...]
     settings: tuple[str, ...]
@@ -52,6 +52,8 @@ def run(wanted: Wanted, dry_run: bool, ray: Cluster | None, quiet: bool) -> None
     if wanted.options.reread and (wanted.options.limit or wanted.options.sample):
         raise CannotRun("--reread judges the rows that the output has: leave --limit and --sample out")
     shards_of(wanted.source)  # a wrong path is told before anything else
+    if wanted.output is None and not dry_run:
+        raise CannotRun("where to? -o FILE, or -o - to print")
     if dry_run:
         from judges.cli.score_dry_run import run as run_dry
 
@@ -62,6 +64,7 @@ def run(wanted: Wanted, dry_run: bool, ray: Cluster | None, quiet: bool) -> None
 
         run_ray(wanted, ray, quiet)
         return
+    assert wanted.output is not None
     name, chosen = scorer_settings(wanted)
     with ExitStack() as stack:
         scorer = stack.enter_context(load_scorer(name, **chosen))

@@ -11,7 +11,7 @@ from judges.scorer import load_scorer
 
 
 def run(wanted: Wanted, cluster: Cluster, quiet: bool) -> None:
-    if wanted.output == STANDARD_OUTPUT:
+    if wanted.output is None or wanted.output == STANDARD_OUTPUT:
         raise CannotRun("--ray writes to a file or a folder that all workers see, not to standard output")
     name, chosen = scorer_settings(wanted)
     policy = None

@@ -13,7 +13,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
+
+from judges.engines.watchdog import VARIABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
@@ -72,25 +75,29 @@ def verdicts(path: Path) -> dict[int, tuple]:
     return {row["row"]: (row["id"], row["score"], row["failure"], row["critique"], row["votes"]) for row in rows}
 
 
-def engine_processes() -> list[int]:
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if "VLLM::" in process.name() or "VLLM::" in " ".join(process.cmdline()):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
+def children(run: subprocess.Popen) -> list[psutil.Process]:
+    """Every process below a run, its watchdog among them."""
+    try:
+        return psutil.Process(run.pid).children(recursive=True)
+    except psutil.Error:
+        return []
 
 
-def gone(before: set[int]) -> list[int]:
-    """The engine processes that are left of those started since; the watchdog has a few seconds."""
+def left_of(run: subprocess.Popen, known: list[psutil.Process]) -> list[int]:
+    """What lives on of a dead run, also what it was about to start; the watchdog has a few seconds."""
     until = time.monotonic() + 20
-    while (left := set(engine_processes()) - before) and time.monotonic() < until:
+    while time.monotonic() < until:
+        found = [p.pid for p in known if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(VARIABLE, "").startswith(f"{run.pid}-"):
+                    found.append(process.pid)
+            except psutil.Error:
+                continue
+        if not found:
+            return []
         time.sleep(0.2)
-    return sorted(left)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +110,6 @@ def uninterrupted(tmp_path_factory) -> dict[int, tuple]:
 
 
 def test_killed_fifteen_times_while_judging_and_five_while_starting(tmp_path, uninterrupted):
-    before = set(engine_processes())
     draw = random.Random(int(os.environ.get("ASSAY_FAULT_SEED", "0")))
     command = ("score", source(tmp_path), "--scorer", SPEC, "-o", "out.jsonl", "--quiet")
     plan = ["judging"] * 15 + ["starting"] * 5
@@ -121,9 +127,10 @@ def test_killed_fifteen_times_while_judging_and_five_while_starting(tmp_path, un
         if run.poll() is not None:  # it ended by itself: all rows are judged
             assert run.returncode in (0, 1), run.stderr.read()
             break
+        known = children(run)
         run.send_signal(signal.SIGKILL)
         run.communicate()
-        assert gone(before) == [], "no engine process is left behind"
+        assert left_of(run, known) == [], "no engine process is left behind"
         now = set(computed(tmp_path)) - stored(tmp_path)
         assert len(now - lost) <= 2 * WINDOW, "no more is lost than was in flight (two requests a response)"
         lost |= now
@@ -134,7 +141,7 @@ def test_killed_fifteen_times_while_judging_and_five_while_starting(tmp_path, un
     twice = {key for key, count in Counter(computed(tmp_path)).items() if count > 1}
     assert twice <= lost, "what was kept was never computed again"
     print(f"{len(computed(tmp_path))} completions computed, {len(set(computed(tmp_path)))} needed, {len(twice)} twice")
-    assert gone(before) == []
+    assert left_of(last, []) == []
 
 
 def test_a_store_whose_disk_is_full_says_so_and_goes_on_with_room(tmp_path, uninterrupted):
