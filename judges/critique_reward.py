@@ -85,7 +85,9 @@ class TrainedHead:
             try:
                 values = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, batch)
             except Exception as error:  # whatever it is, those who wait must hear of it
-                failed = RequestFailed("engine", (str(error) or type(error).__name__).splitlines()[0])
+                failed = error
+                if not isinstance(error, CannotRun):
+                    failed = RequestFailed("engine", (str(error) or type(error).__name__).splitlines()[0])
                 for _, _, done in batch:
                     if not done.done():
                         done.set_exception(failed)
@@ -107,6 +109,8 @@ class TrainedHead:
 
     def close(self) -> None:
         """Free the weights. Safe to call twice."""
+        if self._model is not None and self.engine == "vllm":
+            self._model.close()  # what is being read ends: a restart of its engine is not waited for
         if self._thread is not None:
             self._thread.shutdown()
         if self._model is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed, submit
@@ -13,8 +14,10 @@ from judges.types import Message, Usage
 
 
 class OpenAIEngine(Engine):
-    """A server under `base_url`. The client retries 429, 5xx and dropped connections with backoff.
+    """One server under `base_url`, or several of one model: a list of URLs, or a string with spaces between.
 
+    `servers.py` says which of them is asked: `timeout` seconds for an answer, `retries` of 429 and 5xx,
+    `patience` seconds for a server to come back when none is left.
     `choice` uses vLLM's `structured_outputs`, continuing an assistant turn its `continue_final_message`,
     and `log_likelihood` its `/tokenize` and `prompt_logprobs`; other servers may refuse those.
     """
@@ -24,47 +27,29 @@ class OpenAIEngine(Engine):
     def __init__(
         self,
         model: str,
-        base_url: str = "",
+        base_url: str | Sequence[str] = "",
         api_key: str = "",
         timeout: float = 600.0,
         retries: int = 5,
+        patience: float = 60.0,
         **unknown: Any,
     ) -> None:
         if unknown:
             raise CannotRun(f"engine openai has no setting {', '.join(unknown)}")
-        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL", "")
-        if not self.base_url:
-            raise CannotRun("engine openai needs base_url=http://HOST:PORT/v1 (or OPENAI_BASE_URL)")
-        import openai
-
+        if not timeout > 0 or retries < 0 or patience < 0:
+            raise CannotRun("engine openai: timeout is above 0 seconds, retries and patience are not below 0")
         self.model = model
-        self._client = openai.AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=api_key or os.environ.get("OPENAI_API_KEY") or "none",
-            timeout=timeout,
-            max_retries=retries,
-        )
+        self.base_urls = server_urls(base_url or os.environ.get("OPENAI_BASE_URL", ""))
+        from judges.engines.servers import Servers  # the openai package takes a second to import
+
+        key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
+        self._servers = Servers(model, self.base_urls, key, timeout, retries, patience)
         self._closed = False
-        submit(self._check()).result()
-
-    async def _check(self) -> None:
-        import openai
-
-        first = self._client.with_options(max_retries=1, timeout=20)
         try:
-            served = [m.id async for m in first.models.list()]
-        except openai.AuthenticationError as error:
-            raise CannotRun(f"{self.base_url} refuses the key (401): set OPENAI_API_KEY or api_key=…") from error
-        except openai.PermissionDeniedError as error:
-            raise CannotRun(f"{self.base_url} does not allow this key (403)") from error
-        except openai.NotFoundError as error:
-            raise CannotRun(f"{self.base_url} has no /models (404): does the base URL end in /v1?") from error
-        except openai.APIConnectionError as error:
-            raise CannotRun(f"no server answers at {self.base_url}: is it running?") from error
-        except openai.APIStatusError as error:
-            raise CannotRun(f"{self.base_url} answered {error.status_code} when asked for its models") from error
-        if served and self.model not in served:
-            raise CannotRun(f"{self.base_url} serves {', '.join(served[:10])}, not {self.model!r}")
+            submit(self._servers.open()).result()
+        except BaseException:
+            self.close()
+            raise
 
     async def complete(self, request: Request) -> Completion:
         messages: list[Any] = [dict(m) for m in request.messages]
@@ -81,8 +66,8 @@ class OpenAIEngine(Engine):
         if request.logprobs is not None:
             given |= {"logprobs": True, "top_logprobs": request.logprobs}
         started = time.perf_counter()
-        reply = await self._ask(
-            self._client.chat.completions.create(
+        reply, url = await self._servers.ask(
+            lambda client: client.chat.completions.create(
                 model=self.model,
                 messages=messages,
                 n=request.n,
@@ -91,7 +76,8 @@ class OpenAIEngine(Engine):
                 max_tokens=request.max_tokens,
                 extra_body=extra or None,
                 **{key: value for key, value in given.items() if value is not None},
-            )
+            ),
+            _text(request.messages),
         )
         choices = tuple(
             Generated(
@@ -102,7 +88,7 @@ class OpenAIEngine(Engine):
             for choice in reply.choices or ()
         )
         if not choices:
-            raise RequestFailed("server", f"{self.base_url} answered without a completion")
+            raise RequestFailed("server", f"{url} answered without a completion")
         if any(choice.finish_reason == "content_filter" for choice in reply.choices):
             raise RequestFailed("refused", "the server's content filter withheld the completion")
         return Completion(choices, _usage(reply, time.perf_counter() - started))
@@ -113,7 +99,7 @@ class OpenAIEngine(Engine):
         before = await self._tokenize(messages, prefix)
         after = await self._tokenize(messages, prefix + continuation)
         ids = before + after[len(before) :] if after[: len(before)] == before else after
-        return await self._likelihood(before, ids)
+        return await self._likelihood(messages, before, ids)
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
         # The server tokenizes: a control string in the text is what the server takes it for.
@@ -121,21 +107,22 @@ class OpenAIEngine(Engine):
         before = await self._tokenize(messages, "")
         if ids[: len(before)] != before:  # some templates open the assistant's turn otherwise when asked to go on
             before = await self._tokenize(messages, "", ended=True)
-        return await self._likelihood(before, ids)
+        return await self._likelihood(messages, before, ids)
 
-    async def _likelihood(self, before: list[int], ids: list[int]) -> LogLikelihood:
+    async def _likelihood(self, messages: tuple[Message, ...], before: list[int], ids: list[int]) -> LogLikelihood:
         shared = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
         if not shared:
             raise RequestFailed("malformed", "the chat template does not show where the response begins")
         started = time.perf_counter()
-        reply = await self._ask(
-            self._client.completions.create(
+        reply, url = await self._servers.ask(
+            lambda client: client.completions.create(
                 model=self.model, prompt=ids, max_tokens=1, temperature=0, extra_body={"prompt_logprobs": 0}
-            )
+            ),
+            _text(messages),
         )
         rows = getattr(reply.choices[0], "prompt_logprobs", None)
         if not rows:
-            raise RequestFailed("server", f"{self.base_url} does not return prompt_logprobs")
+            raise RequestFailed("server", f"{url} does not return prompt_logprobs")
         total = sum(rows[place][str(ids[place])]["logprob"] for place in range(shared, len(ids)))
         return LogLikelihood(total, len(ids) - shared, _usage(reply, time.perf_counter() - started))
 
@@ -146,34 +133,39 @@ class OpenAIEngine(Engine):
         if prefix:
             turns.append({"role": "assistant", "content": prefix})
             body["continue_final_message"] = True
-        root = self.base_url.rstrip("/").removesuffix("/v1")
-        reply = await self._ask(self._client.post(f"{root}/tokenize", cast_to=object, body=body))
+        reply, _ = await self._servers.ask(
+            lambda client: client.post(_root(client, "tokenize"), cast_to=object, body=body), _text(messages)
+        )
         return list(reply["tokens"])
-
-    async def _ask(self, call: Any) -> Any:
-        import openai
-
-        try:
-            return await call
-        except openai.APITimeoutError as error:
-            raise RequestFailed("timeout", f"{self.base_url} did not answer in time") from error
-        except openai.APIConnectionError as error:
-            # Not this row's fault: failing every row that is left would be a file of failures.
-            raise CannotRun(
-                f"{self.base_url} went away; what is finished is safe, run the same command again"
-            ) from error
-        except openai.BadRequestError as error:
-            text = str(error.message)
-            long = "context length" in text or "maximum context" in text or "max_model_len" in text
-            raise RequestFailed("too-long" if long else "server", text.splitlines()[0][:300]) from error
-        except openai.APIStatusError as error:
-            said = str(error.message).splitlines()[0][:300]
-            raise RequestFailed("server", f"{self.base_url} answered {error.status_code}: {said}") from error
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            submit(self._client.close()).result()
+            submit(self._servers.close()).result()
+
+
+def server_urls(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Base URLs in their order, each once, out of a list of them or a string with spaces between.
+
+    >>> server_urls("http://a:1/v1 http://b:1/v1/ http://a:1/v1/")
+    ('http://a:1/v1', 'http://b:1/v1')
+    """
+    texts = given.split() if isinstance(given, str) else [part for text in given for part in text.split()]
+    if not texts:
+        raise CannotRun("engine openai needs base_url=http://HOST:PORT/v1 (or OPENAI_BASE_URL)")
+    for text in texts:
+        if not text.startswith(("http://", "https://")) or text.count("://") > 1:
+            raise CannotRun(f"base_url {text!r} is not http://HOST:PORT/v1 (several have spaces between them)")
+    return tuple(dict.fromkeys(text.rstrip("/") for text in texts))
+
+
+def _text(messages: tuple[Message, ...]) -> str:
+    return "\n".join(message["content"] for message in messages)
+
+
+def _root(client: Any, name: str) -> str:
+    """A server's own endpoint, beside the API's."""
+    return f"{str(client.base_url).rstrip('/').removesuffix('/v1')}/{name}"
 
 
 def _usage(reply: Any, seconds: float) -> Usage:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from multiprocessing import resource_tracker
 from typing import Any
 
-from judges.engines import watchdog
 from judges.engines.base import Completion, Generated, LogLikelihood, Request, RequestFailed, loop
 from judges.engines.chat import plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.local import LocalEngine
+from judges.engines.starting import Lives, Start
 from judges.errors import CannotRun
 from judges.types import Message, Usage
 
@@ -57,7 +53,11 @@ def quiet_environment() -> bool:
 
 
 class VLLMEngine(LocalEngine):
-    """vLLM's AsyncLLM. `engine_args` go to vLLM as they are and win over what is chosen here."""
+    """vLLM's AsyncLLM. `engine_args` go to vLLM as they are and win over what is chosen here.
+
+    When its process dies it is started again, a few times in its life, and what was in flight is asked again:
+    a request carries all that decides its completion, so a second answer is the first one.
+    """
 
     name = "vllm"
 
@@ -76,24 +76,21 @@ class VLLMEngine(LocalEngine):
         }
         if on_cpu:
             settings |= cpu_settings(int(engine_args.get("max_model_len") or 0))
-        settings |= engine_args
-        self._engine = self._start(settings)
+        self._settings = settings | engine_args
+        self._lives = Lives(model)
+        self._changing = threading.Lock()  # who closes is on another thread than the loop
+        self._closed = False
+        self._restart: asyncio.Task[None] | None = None
+        self._start = Start(model, self._build, _close)
+        self._engine = self._start.result()
         self._tokenizer = self._engine.get_tokenizer()
         self._context = int(self._engine.model_config.max_model_len)
 
-    def _start(self, settings: dict[str, Any]) -> Any:
+    def _build(self) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        try:
-            with watchdog.guard():
-                return without_interrupts(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**settings)))
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            reason = str(error).strip().splitlines()
-            raise CannotRun(
-                f"vLLM could not start {self.model!r}: {reason[0] if reason else type(error).__name__}"
-                " (VLLM_LOGGING_LEVEL=INFO shows more)"
-            ) from error
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._settings))
 
     def identity(self) -> dict[str, Any]:
         from vllm import __version__
@@ -199,50 +196,70 @@ class VLLMEngine(LocalEngine):
         return [LogLikelihood(t, len(i), c) for t, i, c in zip(totals, spelled, costs, strict=True)]
 
     async def _run(self, ids: list[int], parameters: Any) -> tuple[Any, float]:
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        started = time.perf_counter()
-        final = None
-        try:
-            async for output in self._engine.generate(
-                {"prompt_token_ids": ids}, parameters, request_id=f"assay-{next(self._ids)}"
-            ):
-                final = output
-        except EngineDeadError as error:
-            raise CannotRun("the vLLM engine died; what is finished is safe, run the same command again") from error
-        except ValueError as error:
-            raise RequestFailed("engine", str(error).splitlines()[0]) from error
-        if final is None:
-            raise RequestFailed("engine", "vLLM ended the request without an output")
-        return final, time.perf_counter() - started
+        while True:
+            engine = self._engine
+            if self._closed:
+                raise RequestFailed("engine", "the engine was closed")
+            started = time.perf_counter()
+            final = None
+            try:
+                async for output in engine.generate(
+                    {"prompt_token_ids": ids}, parameters, request_id=f"assay-{next(self._ids)}"
+                ):
+                    final = output
+            except (EngineDeadError, EngineGenerateError) as error:
+                if not engine.errored:
+                    raise RequestFailed("engine", str(error.__cause__ or error).splitlines()[0]) from error
+                await self._another(engine)
+                continue
+            except ValueError as error:
+                raise RequestFailed("engine", str(error).splitlines()[0]) from error
+            if final is None:
+                raise RequestFailed("engine", "vLLM ended the request without an output")
+            return final, time.perf_counter() - started
+
+    async def _another(self, dead: Any) -> None:
+        """Wait for the engine that takes the dead one's place: one for all who ask. Raises CannotRun."""
+        if self._engine is not dead:
+            return
+        if self._restart is None or self._restart.done():
+            self._restart = asyncio.get_running_loop().create_task(self._start_again(dead))
+            self._restart.add_done_callback(_heard)
+        # It belongs to nobody: who is cancelled leaves it to the others.
+        await asyncio.shield(self._restart)
+
+    async def _start_again(self, dead: Any) -> None:
+        with self._changing:
+            if self._closed:
+                raise CannotRun("the engine was closed")
+            self._lives.spend()
+            self._start = start = Start(self.model, self._build, _close, in_place_of=self._start)
+        engine = await asyncio.wrap_future(start.future)
+        with self._changing:
+            if not self._closed:  # else the start was ended, and the engine with it
+                self._engine = engine
 
     def close(self) -> None:
-        if self._engine is not None:
-            # The task that reads the engine's answers goes first: it would report the end as a crash.
-            if self._engine.output_handler is not None:
-                loop().call_soon_threadsafe(self._engine.output_handler.cancel)
-            self._engine.shutdown()
+        with self._changing:
+            self._closed, closed = True, self._closed
             self._engine = None
+        if not closed:
+            self._start.end()
 
 
-def without_interrupts(start: Callable[[], Any]) -> Any:
-    """Run `start` on a thread that blocks SIGINT: processes it starts inherit that.
+def _heard(restart: asyncio.Task[None]) -> None:
+    """Take note of its end: whoever asked for it may be gone."""
+    if not restart.cancelled():
+        restart.exception()
 
-    Ctrl-C in a terminal reaches every process of its group; vLLM's would die of it in the middle of a step,
-    loudly. This way only the parent hears it, which closes the engine. The main thread stays interruptible.
-    """
-    done: Future[Any] = Future()
 
-    def run() -> None:
-        resource_tracker.ensure_running()  # its first start would unblock the signal again
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            done.set_result(start())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="assay-vllm-start", daemon=True).start()
-    return done.result()
+def _close(engine: Any) -> None:
+    # The task that reads the engine's answers goes first: it would report the end as a crash.
+    if engine.output_handler is not None:
+        loop().call_soon_threadsafe(engine.output_handler.cancel)
+    engine.shutdown()
 
 
 def _top(position: Any) -> dict[str, float]:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from real_server import RealServer
 
 from judges import Item, load_scorer
 from judges.engines.base import Request, RequestFailed, submit
-from judges.engines.embedded import resolve_model
 from judges.engines.openai import OpenAIEngine
 from judges.errors import CannotRun
 
@@ -33,33 +27,12 @@ def ask(text, **settings):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = "--dtype float32 --enforce-eager --gpu-memory-utilization 0.3 --block-size 32 --max-model-len 2048"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
-    command += [resolve_model("embedded:smollm2-135m"), "--served-model-name", "small", "--host", "127.0.0.1"]
-    command += ["--port", str(port), *settings.split(), "--no-enable-chunked-prefill", "--api-key", "secret"]
-    env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    process = subprocess.Popen(
-        command, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    real = RealServer(["--api-key", "secret"])
     try:
-        until = time.monotonic() + 280
-        while time.monotonic() < until:
-            assert process.poll() is None, "vllm serve ended while starting"
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            except OSError:
-                time.sleep(1)
-        yield f"http://127.0.0.1:{port}/v1"
+        real.wait()
+        yield real.url
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        real.close()
 
 
 @pytest.mark.engine
