@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judges.batch.readers import read_rows
+from judges.batch.rows import read_rows
 from judges.quality import REASONS, Filters, agreement, apply, decide, preferences, similarity, units
 from judges.types import Gold, Item
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from judges.batch.journal import Journal, Printing
 from judges.batch.numbers import Numbers
-from judges.batch.readers import SHOWN, Records, Row, format_of, read_rows
+from judges.batch.readers import SHOWN, Records, format_of
+from judges.batch.rows import Row, read_rows
 from judges.batch.shards import Shard, is_folder, is_stream
 from judges.batch.writers import write_rows
 from judges.errors import CannotRun

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from judges.batch import manifest
 from judges.batch.output import Options, Output, Printed, outputs_of
-from judges.batch.readers import Row
+from judges.batch.rows import Row
 from judges.batch.shards import digest, drawn, is_folder, is_stream, shards_of
 from judges.batch.writers import output_row, reason_of
 from judges.candidates import Policy, Prompt, Sampled

@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from judges.batch.readers import Row, format_of
+from judges.batch.readers import format_of
+from judges.batch.rows import Row
 from judges.candidates import Sampled
 from judges.json_lines import from_line, to_text
 from judges.types import Failure, Judgment, Scorecard, plain_usage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from judges.batch.readers import read_rows
+from judges.batch.rows import read_rows
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import load_benchmark, named

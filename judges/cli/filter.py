@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from judges.batch.items import conversation
-from judges.batch.readers import Row, read_rows
+from judges.batch.rows import Row, read_rows
 from judges.cli.progress import RowProgress
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED, load_benchmark

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 
-from judges.batch.readers import Records, Row, read_rows
+from judges.batch.readers import Records
+from judges.batch.rows import Row, read_rows
 from judges.batch.shards import Shard, is_stream, shards_of
 from judges.candidates import Policy
 from judges.cli.progress import RowProgress, duration

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from judges.baselines import Length
-from judges.batch.readers import read_rows
+from judges.batch.rows import read_rows
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED, load_benchmark
 from judges.evaluation.metrics import ACCURACY, accuracy_numbers

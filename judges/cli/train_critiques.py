@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from judges.batch.readers import Row, read_rows
+from judges.batch.rows import Row, read_rows
 from judges.cli.train import Watch, evaluated, filtered, in_turn, say, table
 from judges.critique_out_loud import CritiqueOutLoud, whole
 from judges.engines.base import RequestFailed

@@ -225,12 +225,12 @@ class VLLMEngine(LocalEngine):
         if self._engine is not dead:
             return
         if self._restart is None or self._restart.done():
-            self._restart = asyncio.get_running_loop().create_task(self._start_again(dead))
+            self._restart = asyncio.get_running_loop().create_task(self._start_again())
             self._restart.add_done_callback(_heard)
         # It belongs to nobody: who is cancelled leaves it to the others.
         await asyncio.shield(self._restart)
 
-    async def _start_again(self, dead: Any) -> None:
+    async def _start_again(self) -> None:
         with self._changing:
             if self._closed:
                 raise CannotRun("the engine was closed")
@@ -247,6 +247,7 @@ class VLLMEngine(LocalEngine):
             self._engine = None
         if not closed:
             self._start.end()
+        self._restart = None  # what it raised holds this engine
 
 
 def _heard(restart: asyncio.Task[None]) -> None:
@@ -260,6 +261,7 @@ def _close(engine: Any) -> None:
     if engine.output_handler is not None:
         loop().call_soon_threadsafe(engine.output_handler.cancel)
     engine.shutdown()
+    engine.shutdown = lambda: None  # it would be called again when the object goes, and fail loudly as Python ends
 
 
 def _top(position: Any) -> dict[str, float]:

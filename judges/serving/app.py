@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from judges.batch.items import to_item
-from judges.batch.readers import Row
+from judges.batch.rows import Row
 from judges.batch.writers import output_row
 from judges.reward_function import grouped, rewards
 from judges.serving.answers import JSON, answer, error, failed

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from judges import load_scorer
-from judges.batch.readers import read_rows
+from judges.batch.rows import read_rows
 from judges.batch.run import score_file
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import load_benchmark

@@ -19,7 +19,7 @@ from classic_rm.ensemble import write_ensemble
 from classic_rm.settings import Start, TrainingSettings
 from classic_rm.training import Trained, train
 from judges import Item, load_scorer
-from judges.batch.readers import read_rows
+from judges.batch.rows import read_rows
 from judges.evaluation.metrics import accuracy_numbers
 
 START = {"base": "embedded:smollm2-135m", "layers": 3, "dropout": 0.0}

@@ -52,7 +52,7 @@ def test_published_judges_get_their_published_score(shared_data, name, overall):
 @pytest.mark.parametrize("name, overall", PUBLISHED.items())
 def test_they_get_it_too_where_the_right_response_stands_first(shared_data, name, overall):
     """Placed by their texts, in a copy that keeps no order."""
-    from judges.batch.readers import read_rows
+    from judges.batch.rows import read_rows
     from judges.evaluation.benchmarks.judgebench import official
 
     items = [row.item for row in read_rows(str(shared_data / "judgebench_gpt.jsonl"))]
