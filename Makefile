@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python tests/benchmarks/train_vs_trl.py $(DATA)/hh_bt_train.jsonl
 	$(BIN)/python tests/benchmarks/score_vs_pipeline.py $(DATA)
 	$(BIN)/python tests/benchmarks/judge_throughput.py $(DATA)
+	$(BIN)/python tests/benchmarks/batch_overhead.py --engine
 	$(BIN)/python tests/benchmarks/overfitting.py $(DATA)/hh_bt_train.jsonl $(DATA)/hh_bt_val.jsonl
 
 lint: setup

@@ -59,6 +59,7 @@ def test_killed_again_and_again_no_row_is_lost_or_written_twice(tmp_path):
     assert all(r["score"] == r["row"] for r in made)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_an_engine_run_killed_in_the_middle_goes_on_and_leaves_no_process(tmp_path):
     import psutil

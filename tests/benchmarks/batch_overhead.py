@@ -1,11 +1,12 @@
 """What `assay score` itself costs: rows, memory, and what lies between a judge's requests and its engine.
 
-    python tests/benchmarks/batch_overhead.py [--rows 1000000]
+    python tests/benchmarks/batch_overhead.py [--rows 1000000] [--engine]
 
 Files: 100,000 and then `--rows` rows, JSON lines to JSON lines with the `length` scorer, each in a process of its
 own on one core, with its peak memory; the rate is of all its time, start included. Requests: the self-rewarding
 judge on an engine that answers at once, with rendering, extraction and a store on disk; tokenizing the same
-messages is timed apart; each stage alone beside it, on the same rows.
+messages is timed apart; each stage alone beside it, on the same rows. With --engine, the same judge on vLLM and the
+embedded model with and without a store, taking turns on prompts that none saw before.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -121,6 +123,33 @@ def requests(folder: Path, count: int) -> None:
     print(f"rendering, extraction and storing: {kept / count * 1e6:.0f} µs a request (goal: under 300)")
 
 
+def engine_share(folder: Path, rounds: int, count: int) -> None:
+    draw = random.Random(2)
+    told: dict[bool, list[float]] = {True: [], False: []}
+    with load_scorer("self-rewarding", votes=1, max_tokens=32) as judge:
+        engine = judge.engine
+        for turn in range(2 * rounds + 1):
+            stored = turn % 2 == 0
+            items = [
+                Item(id=str(i), prompt=f"{' '.join(draw.choices(WORDS, k=20))} {turn}", responses=["It is so."])
+                for i in range(count)
+            ]
+            judge.use(StoredEngine(engine, folder / f"engine-{turn}.sqlite") if stored else engine)
+            started = time.perf_counter()
+            cards = list(judge.stream(iter(items)))
+            seconds = time.perf_counter() - started
+            assert len(cards) == count
+            if turn:  # the first one warms up
+                told[stored].append(seconds)
+    with_store, without = statistics.median(told[True]), statistics.median(told[False])
+    print(f"vLLM, {count} responses a turn: with a store {_listed(told[True])} s, without {_listed(told[False])} s")
+    print(f"storing: {with_store / without - 1:+.1%} of the engine's time by the medians (goal: under 3 %)")
+
+
+def _listed(seconds: list[float]) -> str:
+    return ", ".join(f"{one:.1f}" for one in seconds)
+
+
 def tokenizer(judge):
     from transformers import AutoTokenizer
 
@@ -136,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--engine", action="store_true", help="also measure what storing costs beside a real engine")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="assay-bench-") as name:
         folder = Path(name)
@@ -155,6 +185,8 @@ def main() -> None:
         between = (large[0] - small[0]) / (sizes[-1] - sizes[0])
         print(f"time: {between * 1e6:.1f} µs for each further row, {1 / between:,.0f} rows/s (goal: at least 20,000)")
         requests(folder, given.requests)
+        if given.engine:
+            engine_share(folder, 4, 192)
 
 
 if __name__ == "__main__":

@@ -239,8 +239,15 @@ def test_an_engine_that_takes_anothers_place_comes_after_its_end():
 
 
 def test_a_start_that_was_ended_gives_no_engine():
-    go, closed = threading.Event(), []
-    start = Start("m", lambda: go.wait(30) and "engine", closed.append)
+    begun, go, closed = threading.Event(), threading.Event(), []
+
+    def build() -> str:
+        begun.set()
+        go.wait(30)
+        return "engine"
+
+    start = Start("m", build, closed.append)
+    assert begun.wait(30)
     ending = threading.Thread(target=start.end)
     ending.start()
     time.sleep(0.2)

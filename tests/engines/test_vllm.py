@@ -106,6 +106,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["starting", "ready"])
 def test_a_killed_parent_leaves_no_engine_process(when, tmp_path):
     import psutil
