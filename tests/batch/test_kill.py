@@ -103,6 +103,7 @@ def lines_so_far(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_ctrl_c_ends_within_seconds_and_keeps_what_is_finished(tmp_path):
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"

@@ -321,6 +321,7 @@ def test_each_stage_lowers_its_loss_on_what_it_trains_on(tiny_decoder, tmp_path)
     assert read_statistics(folder)["deviation"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_model_a_plot_and_a_card_and_the_model_scores(tiny_decoder, tmp_path, capsys):
     file = write_rows(tmp_path / "r.jsonl", preference_rows(16))
     out = tmp_path / "m"

@@ -210,6 +210,7 @@ def test_the_template_as_text_tokenized_again_gives_the_same_ids(tmp_path):
             assert tokenizer(text)["input_ids"] == encode(tokenizer, item.messages, response, 4096).ids
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize(
     "checkpoint", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)], indirect=True, scope="module"

@@ -64,6 +64,7 @@ def quick(base):
     return ["--base", base, "--learning-rate", "2e-3", "--epochs", "3", "--batch-size", "8", "--max-length", "128"]
 
 
+@pytest.mark.slow
 def test_it_leaves_a_checkpoint_a_plot_and_a_card_with_counts_and_subsets(files, tiny_decoder, tmp_path):
     out = tmp_path / "rm"
     done = assay(

@@ -207,7 +207,8 @@ def run(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("kind", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
 def test_killed_in_mid_epoch_and_resumed_it_ends_like_an_uninterrupted_run(request, kind, tmp_path):
     base = request.getfixturevalue(f"tiny_{kind}")
     whole = run(script(), base, tmp_path / "whole")

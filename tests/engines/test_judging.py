@@ -115,6 +115,7 @@ def test_a_prompt_beyond_the_context_fails_alone(judge):
     assert all(j.score is not None for i in "01" for j in cards[i].judgments)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_votes_and_other_prompts_get_others(judge):
     runs = []
     for _ in range(2):

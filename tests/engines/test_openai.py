@@ -35,6 +35,7 @@ def server() -> Iterator[str]:
         real.close()
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_against_a_real_server(server):
     engine = OpenAIEngine("small", base_url=server, api_key="secret")
