@@ -27,8 +27,9 @@ compare: setup
 
 comma := ,
 
+# Two workers, a file each: most tests keep one core busy.
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow

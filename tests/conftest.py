@@ -8,8 +8,24 @@ from pathlib import Path
 
 import pytest
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a core for each worker: spinning threads of two would stand in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", str(max(os.sched_getaffinity(0))))
+
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ASSAY_DATA", ROOT.parent / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait for a real engine come first, so that no worker is left alone with them at the end."""
+    slow = {
+        item.path
+        for item in items
+        if "vllm_engine" in getattr(item, "fixturenames", ()) or item.get_closest_marker("engine")
+    }
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,9 @@ from judges.errors import CannotRun
 from judges.json_lines import from_line, to_escaped
 from judges.types import Message, Usage, plain_usage
 
+_PATIENCE = 60.0
+"""Seconds to wait for another process that holds the file."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS engines (id INTEGER PRIMARY KEY, identity TEXT UNIQUE NOT NULL);
 CREATE TABLE IF NOT EXISTS completions (
@@ -43,16 +46,30 @@ class Store:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="assay-store")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._reader, self._writer = self._connect(), self._connect()
-            self._writer.executescript(_SCHEMA)
+            self._reader, self._writer = self._opened()
         except (sqlite3.Error, OSError) as error:
             raise CannotRun(f"store {path}: {error}; make room, or move it away to begin a new one") from error
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, check_same_thread=False, timeout=60, isolation_level=None)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        return db
+    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            pair = [
+                sqlite3.connect(self.path, check_same_thread=False, timeout=_PATIENCE, isolation_level=None)
+                for _ in range(2)
+            ]
+            try:
+                for db in pair:
+                    db.execute("PRAGMA journal_mode=WAL")
+                    db.execute("PRAGMA synchronous=FULL")
+                pair[1].executescript(_SCHEMA)
+                return pair[0], pair[1]
+            except sqlite3.Error as error:
+                for db in pair:
+                    db.close()
+                # Of several that turn a new file to WAL, all but one are told at once that it is locked.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(0.01)
 
     def number_of(self, identity: str) -> int:
         """The number of an engine in this store, entered when it is new."""
