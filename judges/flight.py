@@ -55,6 +55,8 @@ def in_flight(
 
     def finished(need: int, task: asyncio.Task[B]) -> None:
         flying.discard(task)
+        if not task.cancelled():
+            task.exception()  # asked for: of many that fail at once the consumer sees the first, asyncio tells the rest
         done.put(("result", need, task))
 
     def feed() -> None:
