@@ -138,9 +138,19 @@ REGISTRY: dict[str, str] = {
     "panel": "judges.panel:Panel",
     "calibrated": "judges.calibrated:Calibrated",
     "implicit-reward": "judges.implicit_reward:ImplicitReward",
+    "rules": "judges.rules:Rules",
     "length": "judges.baselines:Length",
     "random": "judges.baselines:Random",
 }
+
+
+def find_scorer(name: str) -> Callable[..., Scorer]:
+    """The class of a scorer. Raises CannotRun for an unknown name."""
+    if name not in REGISTRY:
+        raise CannotRun(f"unknown scorer {name!r}; there are {', '.join(REGISTRY)}")
+    module, _, attribute = REGISTRY[name].partition(":")
+    build: Callable[..., Scorer] = getattr(import_module(module), attribute)
+    return build
 
 
 def load_scorer(name: str, **settings: Any) -> Scorer:
@@ -150,10 +160,7 @@ def load_scorer(name: str, **settings: Any) -> Scorer:
     ...     scorer.score([Item(id="a", prompt="Hi", responses=["four"])])[0].judgments[0].score
     4.0
     """
-    if name not in REGISTRY:
-        raise CannotRun(f"unknown scorer {name!r}; there are {', '.join(REGISTRY)}")
-    module, _, attribute = REGISTRY[name].partition(":")
-    build: Callable[..., Scorer] = getattr(import_module(module), attribute)
+    build = find_scorer(name)
     taken = inspect.signature(build).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     if not open_ended and (unknown := [key for key in settings if key not in taken]):
