@@ -33,9 +33,10 @@ from classic_rm.critique_model import (
 )
 from classic_rm.critique_trainer import CritiqueCollator, Critiqued, CritiqueTrainer, LearningNetwork
 from classic_rm.data import Counts, Example, compared, held_prompts
-from classic_rm.model import max_length_of, whole_folder, write_statistics
+from classic_rm.model import max_length_of, write_statistics
 from classic_rm.settings import CritiqueSettings
-from classic_rm.training import Report, Rows, Tell, arguments, evaluations, last_checkpoint, measure, run_trainer
+from classic_rm.training import Report, Rows, Tell, arguments, evaluations, measure
+from judges.checkpoints import last_checkpoint, run_trainer, whole_folder
 from judges.errors import CannotRun
 from judges.types import Failure, Item, Message
 
@@ -261,7 +262,7 @@ def _stage(
         weight=settings.critique_weight,
     )
     trainer.remove_callback(PrinterCallback)
-    run_trainer(trainer, resume, chosen, scratch)
+    run_trainer(trainer, resume, scratch, chosen.batch_size, chosen.max_length)
     history = evaluations(trainer.state.log_history)
     best = min(history[1:], key=lambda row: row["eval_loss"])  # the first is from before training
     shutil.rmtree(scratch, ignore_errors=True)

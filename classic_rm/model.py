@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import getLogger
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from classic_rm.prefix_sharing import hidden_states
@@ -285,29 +282,6 @@ def read_statistics(folder: str | Path) -> dict[str, Any]:
     file = Path(folder) / STATISTICS
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return found
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, whole under its name or not there at all: filled beside, then renamed.
-
-    Raises CannotRun where it cannot be written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
-    try:
-        yield part
-        part.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
-            folder.rename(old / "model")
-            part.rename(folder)
-            shutil.rmtree(old)
-        else:
-            part.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise CannotRun(f"{folder}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, statistics: dict[str, Any]) -> None:

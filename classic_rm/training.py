@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
 from scipy.optimize import minimize_scalar
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from classic_rm.data import Counts, Example, encode_items, split_by_prompt, with_foreign_rejected
-from classic_rm.model import RewardNetwork, begin, max_length_of, save_model, whole_folder, write_statistics
+from classic_rm.model import RewardNetwork, begin, max_length_of, save_model, write_statistics
 from classic_rm.prefix_sharing import allow_sharing
 from classic_rm.reward_model import RewardModel
 from classic_rm.settings import TrainingSettings
 from classic_rm.trainer import MEASURES, Collator, Numbered, PairTrainer
+from judges.checkpoints import last_checkpoint, run_trainer, whole_folder
 from judges.errors import CannotRun
 from judges.types import Failure, Item
 
@@ -119,7 +119,7 @@ def train(
         group=bool(why_not),
     )
     trainer.remove_callback(PrinterCallback)
-    run_trainer(trainer, resume, settings, scratch)
+    run_trainer(trainer, resume, scratch, settings.batch_size, settings.max_length)
     trained = _trained(trainer, prepared, why_not)
     # FSDP holds a model in pieces: all processes together make it whole.
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
@@ -233,55 +233,6 @@ def _fingerprint(prepared: _Prepared, settings: TrainingSettings, member: int) -
         for ids in one.example.responses:
             digest.update(bytes(memoryview(ids)))  # type: ignore[arg-type]
     return digest.hexdigest()
-
-
-def last_checkpoint(scratch: Path, fingerprint: str) -> Path | None:
-    """Where a killed run of the same rows and settings goes on; a half-written checkpoint is passed over.
-
-    Raises CannotRun when the folder holds another run."""
-    manifest = scratch / "manifest.json"
-    if manifest.is_file():
-        if json.loads(manifest.read_text(encoding="utf-8")) != {"run": fingerprint}:
-            raise CannotRun(f"{scratch} holds a run of other rows or settings; remove it, or give another -o")
-    else:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        part = manifest.with_suffix(".part")
-        part.write_text(json.dumps({"run": fingerprint}), encoding="utf-8")
-        part.replace(manifest)
-    found = []
-    for folder in scratch.glob("checkpoint-*"):
-        try:  # the state is what the Trainer writes last
-            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(state["global_step"]), folder))
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(folder, ignore_errors=True)
-    return max(found)[1] if found else None
-
-
-def run_trainer(trainer: Trainer, resume: Path | None, settings: TrainingSettings, scratch: Path) -> None:
-    """Train, from a checkpoint where there is one. Raises CannotRun for what the user can mend."""
-    try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError, SafetensorError) as error:
-        told = _told_plainly(error, settings, scratch)
-        if told is None:
-            raise
-        raise told from error
-
-
-def _told_plainly(error: BaseException, settings: TrainingSettings, scratch: Path) -> CannotRun | None:
-    """What the user can do about it; None for what is not theirs to mend."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
-        return CannotRun(
-            f"out of memory at batch size {settings.batch_size} and {settings.max_length} tokens: halve --batch-size"
-            " and double --accumulation, or add --checkpointing"
-        )
-    disk = isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in text
-    if disk:
-        return CannotRun(f"{scratch}: a checkpoint cannot be written: {text.splitlines()[0]}; the one before is whole")
-    return None
 
 
 def _save(

@@ -17,11 +17,12 @@ import torch
 from classic_rm_rows import rows
 
 from classic_rm.data import encode_items, split_by_prompt
-from classic_rm.model import load_tokenizer, read_statistics, whole_folder
+from classic_rm.model import load_tokenizer, read_statistics
 from classic_rm.reward_model import RewardModel
 from classic_rm.settings import Start, TrainingSettings
 from classic_rm.training import train
 from judges import load_scorer
+from judges.checkpoints import whole_folder
 from judges.errors import CannotRun
 from judges.types import Gold, Item
 
