@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from hashlib import blake2b
@@ -213,25 +213,25 @@ def similarity(first: str, second: str, least: float) -> float | None:
         return None
     # The characters that difflib matches are a common subsequence, so the longest one bounds them from above.
     # It costs milliseconds where the ratio costs seconds, and decides nearly all that quick_ratio leaves.
-    if 2.0 * _common_subsequence(first, second) / (len(first) + len(second)) < least:
+    if 2.0 * common_subsequence(first, second) / (len(first) + len(second)) < least:
         return None
     ratio = matcher.ratio()
     return ratio if ratio >= least else None
 
 
-def _common_subsequence(first: str, second: str) -> int:
+def common_subsequence(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
     """The length of the longest common subsequence, by bits of one long integer (Hyyrö 2004).
 
-    >>> _common_subsequence("nematode knowledge", "empty bottle")
-    7
+    >>> common_subsequence("nematode knowledge", "empty bottle"), common_subsequence(["the", "cat"], ["a", "cat"])
+    (7, 1)
     """
-    places: dict[str, int] = {}
-    for i, character in enumerate(first):
-        places[character] = places.get(character, 0) | 1 << i
+    places: dict[Hashable, int] = {}
+    for i, element in enumerate(first):
+        places[element] = places.get(element, 0) | 1 << i
     everything = (1 << len(first)) - 1
     unmatched = everything
-    for character in second:
-        hits = unmatched & places.get(character, 0)
+    for element in second:
+        hits = unmatched & places.get(element, 0)
         unmatched = ((unmatched + hits) | (unmatched - hits)) & everything
     return len(first) - unmatched.bit_count()
 
