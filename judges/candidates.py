@@ -152,7 +152,12 @@ class Policy:
         A request that fails is its prompt's Failure, nothing else's. An Item among them has its responses already
         and passes through.
         """
-        engine = self.engine
+
+        def opened() -> Iterator[Prompt | Item]:
+            for one in prompts:
+                if not isinstance(one, Item):
+                    _ = self.engine  # on the feeding thread, and only where something is to be written
+                yield one
 
         async def drawn(one: Prompt | Item) -> Sampled | Item:
             if isinstance(one, Item):
@@ -160,9 +165,9 @@ class Policy:
             if task := asyncio.current_task():
                 self._drawing.add(task)
                 task.add_done_callback(self._drawing.discard)
-            return await self._sample(one, engine)
+            return await self._sample(one, self.engine)
 
-        return in_flight(prompts, drawn, self.window, lambda one: 1 if isinstance(one, Item) else self.candidates)
+        return in_flight(opened(), drawn, self.window, lambda one: 1 if isinstance(one, Item) else self.candidates)
 
     def _seed_for(self, messages: tuple[Message, ...]) -> int:
         text = json.dumps([self.seed, "candidates", messages], ensure_ascii=False)

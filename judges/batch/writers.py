@@ -22,7 +22,7 @@ OURS = frozenset(
     ("row", "score", "scores", "failure", "failures", "critique", "votes", "usage", "read", "truncated", "preference")
 )
 # What it adds where candidates were drawn.
-_DRAWN = frozenset(("response", "responses", "generation"))
+DRAWN = frozenset(("response", "responses", "generation"))
 
 
 @lru_cache(1024)
@@ -40,7 +40,7 @@ def renamed(name: str, ours: frozenset[str] = OURS) -> str:
 
 def output_row(row: Row, card: Scorecard | Failure, sampled: Sampled | None = None) -> dict[str, Any]:
     """The input row, its number and id, the candidates where some were drawn, and what was said of it."""
-    ours = OURS if sampled is None else OURS | _DRAWN
+    ours = OURS if sampled is None else OURS | DRAWN
     base = {renamed(key, ours): value for key, value in row.columns.items()}
     if (own := base.get("id", "")) not in (None, "") and str(own) != row.id:
         base["input.id"] = own

@@ -37,7 +37,7 @@ def run(
 ) -> None:
     taken = taken or kept.with_name(kept.name.removesuffix(".jsonl") + ".taken.jsonl")
     _check_paths([file, *against], [kept, taken])
-    shared = {name: _prompts(name) for name in against}
+    shared = {name: prompts_of(name) for name in against}
     counts: Counter[str] = Counter()
     with _whole_file(kept) as kept_rows, _whole_file(taken) as taken_rows:
         with RowProgress("filter", None, quiet) as progress:
@@ -98,7 +98,7 @@ def _judged(
     raise CannotRun(f"{file} changed while it was read; run again when it is finished")
 
 
-def _prompts(name: str) -> Iterator[Prompt]:
+def prompts_of(name: str) -> Iterator[Prompt]:
     """The prompts of a benchmark, or of a file whose rows need nothing else."""
     if name.partition("@")[0] in NAMED or not (name.startswith("hf:") or Path(name).expanduser().exists()):
         yield from (item.messages for item in load_benchmark(name).items)

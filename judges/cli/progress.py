@@ -23,7 +23,8 @@ class RowProgress:
     Time is told from `total` rows, or from the `share` of the input that has been read.
     """
 
-    def __init__(self, name: str, total: int | None, quiet: bool) -> None:
+    def __init__(self, name: str, total: int | None, quiet: bool, unit: str = "rows") -> None:
+        self._unit = unit
         self._name, self._quiet = visible(name), quiet
         self._of = self._total = total
         self._started = self._drawn = self._told = time.monotonic()
@@ -81,10 +82,10 @@ class RowProgress:
         seconds = time.monotonic() - self._started
         rows, before, _ = self._first or (0, Usage(), None)
         of = f"/{self._total:,}" if self._total else ""
-        parts = [f"{self._rows:,}{of} rows"]
+        parts = [f"{self._rows:,}{of} {self._unit}"]
         if seconds > 0.5 and self._rows > rows:
             rate = (self._rows - rows) / seconds
-            parts.append(f"{rate:,.{0 if rate > 20 else 1}f} rows/s")
+            parts.append(f"{rate:,.{0 if rate > 20 else 1}f} {self._unit}/s")
             if tokens := _computed(self._usage) - _computed(before):
                 parts.append(f"{tokens / seconds:,.0f} tok/s")
         if self._usage.prompt_tokens:

@@ -21,7 +21,7 @@ from judges.engines.shared import ENGINE_PREFIX
 from judges.errors import CannotRun
 from judges.evaluation.report.markdown import visible
 from judges.llm_judge import LLMJudge
-from judges.scorer import Scorer, load_scorer, parse_spec, read_value
+from judges.scorer import Scorer, find_scorer, load_scorer, parse_spec, read_value
 
 if TYPE_CHECKING:
     from judges.batch.distributed import Cluster
@@ -90,12 +90,16 @@ def scorer_settings(wanted: Wanted) -> tuple[str, dict[str, Any]]:
     name, chosen = parse_spec(wanted.spec)
     given = read_pairs("--set", wanted.settings)
     chosen |= {key.replace("-", "_"): read_value(value, "--set") for key, value in given.items()}
-    if wanted.model:
-        chosen["model"] = wanted.model
-    if wanted.base_urls:
-        chosen["base_url"] = wanted.base_urls[0] if len(wanted.base_urls) == 1 else list(wanted.base_urls)
-        chosen.setdefault("engine", "openai")
-    return name, chosen
+    return name, placed(chosen, wanted.model, wanted.base_urls)
+
+
+def placed(chosen: Mapping[str, Any], model: str | None, base_urls: Sequence[str]) -> dict[str, Any]:
+    """A scorer's settings with what --model and --base-url stand for."""
+    given: dict[str, Any] = {"model": model} if model else {}
+    if base_urls:
+        given["base_url"] = base_urls[0] if len(base_urls) == 1 else list(base_urls)
+        return {"engine": "openai", **chosen, **given}
+    return {**chosen, **given}
 
 
 def writer_of(wanted: Wanted, scorer: Scorer, chosen: Mapping[str, Any]) -> Policy | None:
@@ -123,6 +127,24 @@ def tell(wanted: Wanted, summary: Summary, quiet: bool) -> None:
         raise typer.Exit(1)
 
 
+def judge_of(
+    spec: str, model: str | None, base_urls: Sequence[str], policy: str | None
+) -> tuple[Scorer, dict[str, Any]]:
+    """The scorer and its settings. A judge that names no model is the policy's own: it rewards itself."""
+    name, chosen = parse_spec(spec)
+    chosen = placed(chosen, model, base_urls)
+    if policy and "model" not in chosen and is_judge(name):
+        writer, settings = parse_spec(policy)
+        chosen = {key: value for key, value in settings.items() if is_place(key)} | chosen | {"model": writer}
+    return load_scorer(name, **chosen), chosen
+
+
+def is_judge(name: str) -> bool:
+    """Whether the scorer of a name is a model that writes."""
+    found = find_scorer(name)
+    return isinstance(found, type) and issubclass(found, LLMJudge)
+
+
 def load_policy(spec: str | None, candidates: int, scorer: Scorer, chosen: Mapping[str, Any]) -> Policy:
     """The policy of `--policy MODEL[,key=value …]`; without one, the model that the scorer judges with."""
     settings = policy_settings(spec, scorer, chosen)
@@ -140,11 +162,15 @@ def policy_settings(spec: str | None, scorer: Scorer, chosen: Mapping[str, Any])
     model, settings = parse_spec(spec) if spec else ("", {})
     if isinstance(scorer, LLMJudge) and model in ("", scorer.model):
         model = scorer.model
-        shared = {key: value for key, value in chosen.items() if key in _PLACE or key.startswith(ENGINE_PREFIX)}
+        shared = {key: value for key, value in chosen.items() if is_place(key)}
         settings = shared | settings
     if not model:
         raise CannotRun(f"scorer {scorer.name!r} writes no candidates: name a model that does with --policy MODEL")
     return {"model": model, **settings}
+
+
+def is_place(key: str) -> bool:
+    return key in _PLACE or key.startswith(ENGINE_PREFIX)
 
 
 def read_pairs(option: str, given: Sequence[str]) -> dict[str, str]:
