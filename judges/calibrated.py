@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from judges.errors import CannotRun
-from judges.scorer import Scorer, load_scorer, parse_spec, reread_from, softmax_preference
+from judges.scorer import Scorer, load_scorer, parse_spec, plain, reread_from, softmax_preference
 from judges.types import Item, Scorecard
 
 SECRET = "api_key"
@@ -147,12 +147,6 @@ class Calibrated(Scorer):
 
     def close(self) -> None:
         self.scorer.close()
-
-
-def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as it comes back from a file."""
-    found: dict[str, Any] = json.loads(json.dumps(identity, default=str))
-    return found
 
 
 def as_mapping(spec: str) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -142,6 +143,12 @@ REGISTRY: dict[str, str] = {
     "length": "judges.baselines:Length",
     "random": "judges.baselines:Random",
 }
+
+
+def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it comes back from a file."""
+    found: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return found
 
 
 def find_scorer(name: str) -> Callable[..., Scorer]:

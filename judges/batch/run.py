@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from judges.batch.shards import digest, drawn, is_folder, is_stream, shards_of
 from judges.batch.writers import output_row, reason_of
 from judges.candidates import Policy, Prompt, Sampled
 from judges.errors import CannotRun
-from judges.scorer import Scorer, reread_from
+from judges.scorer import Scorer, plain, reread_from
 from judges.types import Failure, Item, Scorecard, Usage
 
 STANDARD_OUTPUT = Path("-")
@@ -129,12 +128,6 @@ def check_manifest(
 def too_many(most: int, summary: Summary) -> CannotRun:
     told = ", ".join(f"{count} {why}" for why, count in summary.failures.most_common())
     return CannotRun(f"stopped: more than --max-failures {most} rows failed ({told}); what is written is safe")
-
-
-def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as it comes back from a file."""
-    found: dict[str, Any] = json.loads(json.dumps(identity, default=str))
-    return found
 
 
 def _to_standard_output(

@@ -17,7 +17,6 @@ from judges.calibrated import (
     as_mapping,
     check_writable,
     own_say,
-    plain,
     write_calibration,
 )
 from judges.cli.progress import RowProgress
@@ -26,7 +25,7 @@ from judges.evaluation.benchmarks import load_benchmark
 from judges.evaluation.calibration import AFTER, fit_temperature, margins_of, measure
 from judges.evaluation.report.markdown import visible
 from judges.evaluation.results import Number
-from judges.scorer import load_scorer, parse_spec
+from judges.scorer import load_scorer, parse_spec, plain
 
 METRICS = ("ece, equal width", "ece, equal mass", "brier", "log loss")
 FEW = 100  # pairs, below which a temperature is a guess
