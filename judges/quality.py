@@ -162,6 +162,15 @@ def units(text: str) -> int:
     return sum(1 for _ in _UNIT.finditer(text))
 
 
+def words(text: str) -> list[str]:
+    """The units of a text themselves.
+
+    >>> words("It's 今天.")
+    ['It', 's', '今', '天']
+    """
+    return _UNIT.findall(text)
+
+
 def preferences(item: Item) -> tuple[tuple[int, int], ...]:
     """The comparisons of an item that its gold decides, each as the indices (better, worse).
 

@@ -18,13 +18,11 @@ from judges.engines.store import StoredEngine
 from judges.preferences.instruct import (
     Instruct,
     _cleaned,
-    _embedding,
     _messages,
     _within_task,
-    _Words,
     make_prompts,
-    rouge_l,
 )
+from judges.preferences.likeness import Words, embedding, rouge_l
 from judges.types import Usage
 
 SEEDS = [f"seed {name} {name} stands" for name in ("alpha", "beta", "gamma", "delta", "zeta", "eta", "iota", "kappa")]
@@ -85,7 +83,7 @@ def test_rouge_l_is_symmetric_and_bounded(first, second):
 @given(st.lists(few_words, max_size=12), few_words, st.sampled_from([0.1, 0.5, 2 / 3, 0.7, 0.75, 0.8, 1.0]))
 @settings(deadline=None)
 def test_bounds_before_rouge_l_hide_no_similar_text(known, text, threshold):
-    words = _Words(threshold)
+    words = Words(threshold)
     words.add(known)
     assert words.take([text]) == [all(rouge_l(text, other) < threshold for other in known)]
 
@@ -411,7 +409,7 @@ def test_progress_tells_what_is_made_and_asked_and_never_goes_back():
 
 
 def test_embeddings_are_the_mean_over_the_tokens_of_each_text_alone():
-    embed = _embedding("embedded:minilm")
+    embed = embedding("embedded:minilm")
     texts = ["Write a short poem about the sea.", "Compose a brief poem on the sea.", "Explain how vaccines work. " * 9]
     alone = [embed([text])[0] for text in texts]
     for together, one in zip(embed(texts), alone, strict=True):
@@ -421,7 +419,7 @@ def test_embeddings_are_the_mean_over_the_tokens_of_each_text_alone():
 
 
 def test_a_decoder_can_be_the_encoder(tiny_decoder):
-    embed = _embedding(str(tiny_decoder))
+    embed = embedding(str(tiny_decoder))
     texts = ["Name a river.", "Explain how vaccines work, and why."]
     for together, text in zip(embed(texts), texts, strict=True):
         assert together == pytest.approx(embed([text])[0], abs=1e-5)
