@@ -68,7 +68,11 @@ class SelfRewarding(LLMJudge):
         }
 
     async def judge(self, item: Item, index: int) -> Judgment:
-        return joined(await self._votes(item, index, range(self.votes)), self.combine)
+        return joined(await self.each_vote(item, index), self.combine)
+
+    async def each_vote(self, item: Item, index: int) -> list[Judgment]:
+        """The votes on one response, not combined."""
+        return await self._votes(item, index, range(self.votes))
 
     async def card(self, item: Item) -> Scorecard:
         if self.adaptive is None:

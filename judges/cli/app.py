@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
+from judges.cli.iterate_options import iterate
 from judges.cli.options import Quiet, SpecOption
 from judges.cli.training_options import doctor, filter_, train
 
@@ -147,6 +148,109 @@ def score(
     urls, settings = tuple(base_url or ()), tuple(set_ or ())
     wanted = Wanted(file, scorer, output, model, urls, settings, candidates, policy, options)
     run(wanted, dry_run, cluster(ray, workers, gpus, cpus, shard_rows), quiet)
+
+
+@app.command(epilog="Example: assay pairs prompts.jsonl --policy embedded:smollm2-135m,max_tokens=128 -o runs/pairs")
+def pairs(
+    file: Annotated[str, typer.Argument(help="Prompts, or rows with a list of responses; the formats of assay score.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for everything.")],
+    scorer: Annotated[
+        str, typer.Option(help="Who judges: a SPEC. A judge that names no model is the policy.", metavar="SPEC")
+    ] = "self-rewarding",
+    model: Annotated[str | None, typer.Option(help="The same as model=… in the SPEC.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="MODEL[,temperature=0.7,top_p=0.9,max_tokens=512,seed=0 …] that writes; the judge's own by default."
+        ),
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=2, help="Responses to a prompt.")] = 4,
+    choose: Annotated[str, typer.Option(help="best-worst, best-random, all or top-k.")] = "best-worst",
+    top: Annotated[int, typer.Option(min=1, help="The k of top-k.")] = 2,
+    margin: Annotated[float, typer.Option(min=0, help="The least difference of two scores.")] = 0.0,
+    agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="The least share of votes that prefer the chosen one.")
+    ] = 0.0,
+    length_tolerance: Annotated[
+        float, typer.Option(min=0, help="Within this share of the scores' range below the best, take the shortest.")
+    ] = 0.0,
+    quality: Annotated[bool, typer.Option("--quality", help="Filter the pairs, as assay filter does.")] = False,
+    against: Annotated[
+        list[str] | None, typer.Option(help="A benchmark or file whose prompts stay out; more than once.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="At most so many pairs, drawn at random.")] = None,
+    instruct: Annotated[
+        int | None, typer.Option(min=1, help="FILE is seeds: let the policy make so many new prompts of them.")
+    ] = None,
+    base_url: Annotated[
+        list[str] | None, typer.Option(help="An OpenAI-compatible server to ask; more than once to share the load.")
+    ] = None,
+    map_: Annotated[list[str] | None, typer.Option("--map", help="field=column; more than once.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="Of the pairs: parquet or jsonl.")] = "parquet",
+    store: Annotated[
+        str, typer.Option(help="A file of completions for several runs.", show_default="one in the folder")
+    ] = "",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Judge failed rows again.")] = False,
+    push: Annotated[str | None, typer.Option(help="OWNER/NAME: also upload the data to the hub, private.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make preference pairs of prompts: a policy writes, any scorer judges. Killed and started again, it goes on."""
+    from judges.batch.output import Options
+    from judges.cli.pairs import Asked, run
+    from judges.cli.score import read_pairs
+    from judges.errors import CannotRun
+    from judges.preferences.select import Rule, Strategy
+
+    try:
+        rule = Rule(cast(Strategy, choose), top, margin, agreement, length_tolerance)
+    except ValueError as error:
+        raise CannotRun(str(error)) from error
+    options = Options(
+        mapping=read_pairs("--map", map_ or []), limit=limit, ordered=True, retry_failed=retry_failed, store=store
+    )
+    urls, apart = tuple(base_url or ()), tuple(against or ())
+    asked = Asked(
+        file, output, scorer, model, urls, policy, candidates, rule, quality, apart, budget, format_, options, push
+    )
+    run(asked, instruct, quiet)
+
+
+app.command(
+    epilog="Example: assay iterate prompts.jsonl --held-out other.jsonl --policy embedded:smollm2-135m -o runs/rounds"
+)(iterate)
+
+
+@app.command(epilog="Example: assay best answers.jsonl --scorer bradley-terry,model=runs/rm -o best.jsonl")
+def best(
+    file: Annotated[str, typer.Argument(help="Rows with a list of responses, or prompts; the formats of assay score.")],
+    scorer: SpecOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A file; the candidates and the curve lie beside it.")],
+    measure: Annotated[
+        str | None, typer.Option(help="A second scorer, to see what the first one's best is worth.", metavar="SPEC")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=2, help="Write so many responses to a prompt that has none.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="MODEL[,key=value …] that writes them; the judge's own by default.")
+    ] = None,
+    map_: Annotated[list[str] | None, typer.Option("--map", help="field=column; more than once.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    store: Annotated[
+        str, typer.Option(help="A file of completions for several runs.", show_default="one beside the candidates")
+    ] = "",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Judge failed rows again.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take the best of N candidates of each prompt, and show what the best of n is worth. Resumes as score does."""
+    from judges.batch.output import Options
+    from judges.cli.best import Wanted, run
+    from judges.cli.score import read_pairs
+
+    mapping = read_pairs("--map", map_ or [])
+    options = Options(mapping=mapping, limit=limit, ordered=True, retry_failed=retry_failed, store=store)
+    run(Wanted(file, scorer, output, measure, candidates, policy, options), quiet)
 
 
 app.command(epilog="Example: assay train demo:train --base embedded:minilm -o runs/my-reward-model")(train)
