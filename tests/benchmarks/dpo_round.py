@@ -1,0 +1,94 @@
+"""Does one round of DPO make a policy better, on prompts that it was not trained on?
+
+    python tests/benchmarks/dpo_round.py DATA [-o FOLDER] [--only rules|self]
+
+Two runs of `assay iterate` on the embedded model, 150 short English prompts of DATA/prompts.jsonl to train on and 120
+others to measure with, each with the same instruction of format: a numbered list and nothing else. LoRA, β 0.1, two
+answers of at most 64 tokens to a held-out prompt, drawn at temperature 1 as the candidates are, so that the log ratio
+is the KL divergence from the first policy.
+
+1. `rules`: the judge checks the format by rule, which a longer answer does not meet better. Goal: the mean held-out
+   score is higher than the first policy's, p < 0.01 paired by prompt, also at equal length, within 60 minutes on two
+   cores. Expected: from about 1.0 of 3 to 1.5 or more, because almost every prompt has candidates with and without the
+   format, and the first token alone decides half of it.
+2. `self`: the same model judges its own answers by the self-rewarding rubric; the rules only measure. No goal.
+   Expected: nothing, since a judge of this size is close to a coin.
+
+A killed run goes on where it was; the folder keeps everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from judges.preferences.iterate import read_round
+from judges.preferences.rounds_report import NUMBERS, shown
+
+SYSTEM = 'Answer with a numbered list of short points. Begin with "1." at once: no introduction, no closing words.'
+RULES = r"""rules:
+- {name: begins with 1., pattern: '\A1\. '}
+- {name: numbered lines, every_line: '\d+\. '}
+- {name: no markup, pattern: '[*#`]', not: true}
+"""
+TRAIN, HELD_OUT = 150, 120
+POLICY = "embedded:smollm2-135m,temperature=1,top_p=1,max_tokens=64"
+TRAINING = (
+    *("--lora", "16", "--learning-rate", "2e-4", "--epochs", "2", "--beta", "0.1"),
+    *("--batch-size", "8", "--accumulation", "1"),
+)
+SELF = "self-rewarding,votes=3,max_tokens=24"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/dpo-round"))
+    parser.add_argument("--only", choices=("rules", "self"))
+    asked = parser.parse_args()
+    asked.output.mkdir(parents=True, exist_ok=True)
+    train, held_out, rules = write_inputs(asked.data / "prompts.jsonl", asked.output)
+    judges = {"rules": (f"rules,file={rules}", "length", 6), "self": (SELF, f"rules,file={rules}", 4)}
+    print(f"{date.today()}, {os.cpu_count()} cores, {TRAIN} prompts, {HELD_OUT} held out")
+    for name, (judge, other, candidates) in judges.items():
+        if asked.only not in (None, name):
+            continue
+        started = time.monotonic()
+        command = [sys.executable, "-m", "judges.cli", "iterate", train, "--held-out", held_out, "--policy", POLICY]
+        command += ["--scorer", judge, "--other", other, "--rounds", "1", "--no-stop", *TRAINING]
+        command += ["--candidates", str(candidates), "-o", str(asked.output / name)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        tell(name, asked.output / name, (time.monotonic() - started) / 60)
+
+
+def write_inputs(source: Path, folder: Path) -> tuple[str, str, str]:
+    rows = [json.loads(line) for line in source.open(encoding="utf-8")]
+    short = [row for row in rows if row["lang"] == "en" and 20 <= len(row["prompt"]) <= 200]
+    parts = {"train": short[:TRAIN], "held-out": short[TRAIN : TRAIN + HELD_OUT]}
+    for name, some in parts.items():
+        lines = [json.dumps({"id": row["id"], "system": SYSTEM, "prompt": row["prompt"]}) + "\n" for row in some]
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "format.yaml").write_text(RULES, encoding="utf-8")
+    return tuple(str(folder / name) for name in ("train.jsonl", "held-out.jsonl", "format.yaml"))  # type: ignore[return-value]
+
+
+def tell(name: str, folder: Path, minutes: float) -> None:
+    first, made = (read_round(folder / f"round-{number}/round.json") for number in (0, 1))
+    print(f"\n{name}: {made.pairs} pairs of {made.account['prompts']} prompts, {minutes:.1f} minutes in this sitting")
+    for key, (what, form) in NUMBERS.items():
+        if key in made.numbers:
+            print(f"  {what:55}{shown(first.numbers.get(key), form):28}{shown(made.numbers[key], form, with_p=True)}")
+    if name == "rules":
+        gains = [made.numbers["judge_gain"], made.numbers["judge_gain_at_equal_length"]]
+        met = all(gain.value > 0 and gain.p is not None and gain.p < 0.01 for gain in gains)
+        print(f"  goal (both gains above 0, p < 0.01): {'met' if met else 'missed'}")
+
+
+if __name__ == "__main__":
+    main()
