@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def last_checkpoint(scratch: Path, fingerprint: str) -> Path | None:
+def last_checkpoint(scratch: Path, fingerprint: str, anew: bool = False) -> Path | None:
     """Where a killed run of the same rows and settings goes on; a half-written checkpoint is passed over.
 
-    Raises CannotRun when the folder holds another run."""
-    manifest = scratch / "manifest.json"
-    if manifest.is_file():
-        if json.loads(manifest.read_text(encoding="utf-8")) != {"run": fingerprint}:
-            raise CannotRun(f"{scratch} holds a run of other rows or settings; remove it, or give another -o")
-    else:
+    Raises CannotRun when the folder holds another run; `anew`: that one is given up."""
+    manifest, run = scratch / "manifest.json", {"run": fingerprint}
+    before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+    if before not in (None, run) and not anew:
+        raise CannotRun(f"{scratch} holds a run of other rows or settings; remove it, or give another -o")
+    if before != run:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         part = manifest.with_suffix(".part")
-        part.write_text(json.dumps({"run": fingerprint}), encoding="utf-8")
+        part.write_text(json.dumps(run), encoding="utf-8")
         part.replace(manifest)
     found = []
     for folder in scratch.glob("checkpoint-*"):
@@ -61,14 +61,18 @@ def _told_plainly(error: BaseException, scratch: Path, batch_size: int, max_leng
 
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
-        return CannotRun(
-            f"out of memory at batch size {batch_size} and {max_length} tokens: halve --batch-size"
-            " and double --accumulation, or add --checkpointing"
-        )
+        return out_of_memory(batch_size, max_length)
     disk = isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in text
     if disk:
         return CannotRun(f"{scratch}: a checkpoint cannot be written: {text.splitlines()[0]}; the one before is whole")
     return None
+
+
+def out_of_memory(batch_size: int, max_length: int) -> CannotRun:
+    return CannotRun(
+        f"out of memory at batch size {batch_size} and {max_length} tokens: halve --batch-size and double"
+        " --accumulation, or add --checkpointing"
+    )
 
 
 @contextmanager

@@ -174,6 +174,7 @@ def pairs(
     length_tolerance: Annotated[
         float, typer.Option(min=0, help="Within this share of the scores' range below the best, take the shortest.")
     ] = 0.0,
+    whole: Annotated[bool, typer.Option("--whole", help="No candidate that the token limit cut.")] = False,
     quality: Annotated[bool, typer.Option("--quality", help="Filter the pairs, as assay filter does.")] = False,
     against: Annotated[
         list[str] | None, typer.Option(help="A benchmark or file whose prompts stay out; more than once.")
@@ -203,7 +204,7 @@ def pairs(
     from judges.preferences.select import Rule, Strategy
 
     try:
-        rule = Rule(cast(Strategy, choose), top, margin, agreement, length_tolerance)
+        rule = Rule(cast(Strategy, choose), top, margin, agreement, length_tolerance, whole=whole)
     except ValueError as error:
         raise CannotRun(str(error)) from error
     options = Options(

@@ -14,25 +14,29 @@ from judges.cli.progress import RowProgress
 from judges.cli.score import is_judge, is_place
 from judges.errors import CannotRun
 from judges.preferences.iterate import Judge, Plan, Round, Told, iterate
-from judges.preferences.rounds_report import best, rows_of, write_report
+from judges.preferences.rounds_report import REPORT, best, rows_of, write_report
 from judges.scorer import parse_spec
 
 
 def run(plan: Plan, folder: Path, quiet: bool) -> None:
-    with _Shown(quiet) as told:
+    with _Shown(plan, folder, quiet) as told:
         rounds = iterate(plan, folder, told)
-    report = write_report(plan, rounds, folder)
     if not quiet:
-        tell(plan, rounds, report)
+        tell(plan, rounds, folder / REPORT)
 
 
-def judge_of(spec: str, model: str, policy: dict[str, Any]) -> Judge:
+def judge_of(spec: str, policy: dict[str, Any]) -> Judge:
     """A judge that writes and names no model follows the policy, and runs where it runs."""
     name, settings = parse_spec(spec)
-    if is_judge(name) and settings.get("model") in (None, model):
-        settings.pop("model", None)
+    if is_judge(name) and "model" not in settings:
         return Judge(name, {key: value for key, value in policy.items() if is_place(key)} | settings, follows=True)
     return Judge(name, settings)
+
+
+def other_of(spec: str, model: str, policy: dict[str, Any]) -> Judge:
+    """A scorer that only measures: one that writes and names no model is the first policy, throughout."""
+    found = judge_of(spec, policy)
+    return Judge(found.name, {**found.settings, "model": model}) if found.follows else found
 
 
 def policy_of(spec: str) -> tuple[str, dict[str, Any]]:
@@ -51,7 +55,7 @@ def tell(plan: Plan, rounds: list[Round], report: Path) -> None:
     for row in rows_of(rounds):
         shown.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
-    if rounds[-1].stopped:
+    if plan.stop and rounds[-1].stopped:
         print(f"stopped after round {rounds[-1].number}: {rounds[-1].stopped}; the best model is {best(plan, rounds)}")
     print(f"{report}, rounds.json; each round's data and model in {report.parent}/round-T")
 
@@ -59,10 +63,19 @@ def tell(plan: Plan, rounds: list[Round], report: Path) -> None:
 class _Shown(Told):
     """Phases as lines, rows and training steps as progress."""
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, plan: Plan, folder: Path, quiet: bool) -> None:
+        self._plan, self._folder, self._quiet = plan, folder, quiet
+        self._rounds: list[Round] = []
         self._name = ""
         self._progress: RowProgress | None = None
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def done(self, round: Round) -> None:
+        self._rounds.append(round)
+        write_report(self._plan, self._rounds, self._folder)
 
     def phase(self, round: int, name: str) -> None:
         self._end()

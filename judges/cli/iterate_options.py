@@ -57,6 +57,7 @@ def iterate(
     length_tolerance: Annotated[
         float, typer.Option(min=0, help="Within this share of the scores' range below the best, take the shortest.")
     ] = 0.0,
+    whole: Annotated[bool, typer.Option("--whole", help="No candidate that the token limit cut.")] = False,
     quality: Annotated[bool, typer.Option("--quality", help="Filter the pairs, as assay filter does.")] = False,
     against: Annotated[
         list[str] | None, typer.Option(help="A benchmark or file whose prompts stay out; more than once.")
@@ -79,8 +80,7 @@ def iterate(
     quiet: Quiet = False,
 ) -> None:
     """Self-rewarding rounds: pairs, DPO, held-out evaluation. Killed and started again, it goes on."""
-    from judges.batch.output import Options
-    from judges.cli.iterate import judge_of, policy_of, run
+    from judges.cli.iterate import judge_of, other_of, policy_of, run
     from judges.cli.pairs import recipe_of
     from judges.cli.score import read_pairs
     from judges.errors import CannotRun
@@ -91,7 +91,7 @@ def iterate(
     model, settings = policy_of(policy)
     settings.setdefault("seed", seed)
     try:
-        rule = Rule(cast(Strategy, choose), top, margin, agreement, length_tolerance, seed)
+        rule = Rule(cast(Strategy, choose), top, margin, agreement, length_tolerance, seed, whole)
         training = DPOSettings(
             beta=beta,
             lora=lora,
@@ -109,13 +109,14 @@ def iterate(
         prompts=file,
         held_out=held_out,
         model=model,
-        judge=judge_of(scorer, model, settings),
+        judge=judge_of(scorer, settings),
         rounds=rounds,
         candidates=candidates,
         policy=settings,
-        other=None if other is None else judge_of(other, "", {}),
+        other=None if other is None else other_of(other, model, settings),
         held_out_answers=held_out_answers,
-        options=Options(mapping=read_pairs("--map", map_ or []), limit=limit, ordered=True),
+        mapping=read_pairs("--map", map_ or []),
+        limit=limit,
         held_out_limit=held_out_limit,
         prompts_a_round=prompts_a_round,
         recipe=recipe_of(rule, quality, tuple(against or ()), budget),
@@ -126,6 +127,6 @@ def iterate(
         benchmark=benchmark,
         benchmark_limit=benchmark_limit,
         evaluation_data=evaluation_data,
-        meta=None if meta_judge is None else judge_of(meta_judge, model, settings),
+        meta=None if meta_judge is None else judge_of(meta_judge, settings),
     )
     run(plan, output, quiet)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -80,6 +81,8 @@ def run(asked: Asked, instruct: int | None, quiet: bool) -> None:
         tell(account, asked.folder)
     if asked.push:
         print(push(asked.folder, asked.push), file=sys.stderr)
+    if account.failures:
+        raise typer.Exit(1)
 
 
 def lacks_responses(asked: Asked) -> bool:

@@ -85,7 +85,8 @@ class RowProgress:
         parts = [f"{self._rows:,}{of} {self._unit}"]
         if seconds > 0.5 and self._rows > rows:
             rate = (self._rows - rows) / seconds
-            parts.append(f"{rate:,.{0 if rate > 20 else 1}f} {self._unit}/s")
+            slow = f"{1 / rate:,.0f} s/{self._unit.removesuffix('s')}"
+            parts.append(f"{rate:,.{0 if rate > 20 else 1}f} {self._unit}/s" if rate >= 0.1 else slow)
             if tokens := _computed(self._usage) - _computed(before):
                 parts.append(f"{tokens / seconds:,.0f} tok/s")
         if self._usage.prompt_tokens:

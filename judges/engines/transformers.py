@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -195,5 +196,10 @@ class TransformersEngine(LocalEngine):
         return LogLikelihood(float(picked.sum()), len(after), usage)
 
     def close(self) -> None:
+        import torch
+
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._lm = None
+        if torch.cuda.is_available():  # torch keeps what was freed; a training or another engine needs it
+            gc.collect()
+            torch.cuda.empty_cache()

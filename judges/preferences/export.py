@@ -24,6 +24,7 @@ WHY = {
     NOT_DRAWN: "the row could not be read, or the policy wrote nothing for it",
     "failed": "fewer than two candidates left, most of the others not judged",
     "empty": "fewer than two left, most of the others empty",
+    "truncated": "fewer than two left, most of the others cut by the token limit",
     "same": "fewer than two left, most of the others said the same as another",
     "single": "one candidate",
     "level": "all candidates of one score",

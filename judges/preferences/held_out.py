@@ -21,12 +21,12 @@ from judges.baselines import Length
 from judges.batch.output import Options
 from judges.batch.run import Summary, score_file
 from judges.batch.writers import write_rows
-from judges.candidates import Policy
+from judges.candidates import Policy, Prompt
 from judges.errors import CannotRun
 from judges.json_lines import to_line
 from judges.preferences.judged import judged_rows
 from judges.scorer import Scorer
-from judges.types import Failure
+from judges.types import Failure, Item
 
 _DRAWS = 9999
 Progress = Callable[[Summary], None]
@@ -58,8 +58,8 @@ class Estimate:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def draw_answers(policy: Policy, source: str, options: Options, folder: Path, on_progress: Progress) -> Path:
-    """Let a policy answer held-out prompts; the file of its answers, whole when it is there.
+def draw_answers(policy: Policy, source: str, folder: Path, on_progress: Progress) -> Path:
+    """Let a policy answer a file of prompts; the file of its answers, whole when it is there.
 
     Raises CannotRun where not one prompt got an answer.
     """
@@ -68,16 +68,22 @@ def draw_answers(policy: Policy, source: str, options: Options, folder: Path, on
         return answers
     drawn = folder / "drawn.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    score_file(source, Length(), drawn, options, on_progress, policy)
+    score_file(source, Length(), drawn, Options(ordered=True), on_progress, policy)
     rows = [
-        to_line({"id": row.id, "prompt": list(row.item.messages), "responses": list(row.item.responses)})
-        for row in judged_rows(drawn, options.mapping)
+        to_line(prompt_row(row.item) | {"responses": list(row.item.responses)})
+        for row in judged_rows(drawn, {})
         if row.item is not None
     ]
     if not rows:
         raise CannotRun(f"{source}: the policy answered none of the held-out prompts; see {drawn}")
     write_rows(lambda: rows, answers)
     return answers
+
+
+def prompt_row(one: Item | Prompt) -> dict[str, Any]:
+    """All that a policy and a judge may see beside a response, as an input row."""
+    told = {"id": one.id, "prompt": one.prompt if isinstance(one.prompt, str) else list(one.prompt)}
+    return told | {key: value for key in ("system", "reference", "rubric") if (value := getattr(one, key)) is not None}
 
 
 def score_answers(answers: Path, scorer: Scorer, output: Path, on_progress: Progress) -> Answers:
@@ -137,10 +143,14 @@ def gain_at_equal_length(after: Answers, before: Answers) -> Estimate | None:
     """
     new, old = _scores(after), _scores(before)
     names = [name for name in new if name in old]
-    longer = [math.log(1 + _characters(after[name])) - math.log(1 + _characters(before[name])) for name in names]
+    longer = [_log_length(after[name]) - _log_length(before[name]) for name in names]
+    differences = [new[name] - old[name] for name in names]
     if len(names) < 3 or max(longer) == min(longer):
         return None
-    fit = stats.linregress(longer, [new[name] - old[name] for name in names])
+    if max(differences) == min(differences):  # a line without a deviation has no interval either
+        same = differences[0]
+        return Estimate(same, same, same, len(names), 1.0 if same == 0 else 0.0)
+    fit = stats.linregress(longer, differences)
     half = float(stats.t.ppf(0.975, len(names) - 2)) * fit.intercept_stderr
     t = fit.intercept / fit.intercept_stderr if fit.intercept_stderr else math.inf
     p = 2 * float(stats.t.sf(abs(t), len(names) - 2))
@@ -156,6 +166,8 @@ def mean_length(answers: Answers) -> Estimate | None:
 def distinct_bigrams(answers: Answers) -> float | None:
     """The share of different ones among all pairs of neighbouring words (distinct-2: Li et al. 2016, arXiv 1510.03055).
 
+    Of the first 50 words of each answer: the share falls with the amount of text, whatever it says.
+
     >>> distinct_bigrams({"a": (Answer("to be or not to be", None),)})
     0.8
     """
@@ -163,7 +175,7 @@ def distinct_bigrams(answers: Answers) -> float | None:
         pair
         for some in answers.values()
         for one in some
-        for words in [one.text.lower().split()]
+        for words in [one.text.lower().split()[:50]]
         for pair in pairwise(words)
     ]
     return len(set(pairs)) / len(pairs) if pairs else None
@@ -209,6 +221,11 @@ def _scores(answers: Answers) -> dict[str, float]:
 
 def _characters(answers: Sequence[Answer]) -> float:
     return sum(len(one.text) for one in answers) / len(answers)
+
+
+def _log_length(answers: Sequence[Answer]) -> float:
+    """Of the answers that have a score, as it is their score that is compared."""
+    return math.log(1 + _characters([one for one in answers if one.score is not None]))
 
 
 def _sign_flip(differences: Sequence[float]) -> float:

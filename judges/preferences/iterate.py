@@ -15,22 +15,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 from judges.batch import manifest
-from judges.batch.output import Options
-from judges.batch.readers import records
+from judges.batch.rows import read_rows
 from judges.batch.run import Summary
-from judges.batch.shards import digest
+from judges.batch.shards import digest, file_digest, shards_of
 from judges.batch.writers import write_rows
-from judges.candidates import Policy
+from judges.candidates import Policy, Prompt
+from judges.engines.embedded import fingerprint, resolve_model
 from judges.errors import CannotRun
+from judges.evaluation.benchmarks import load_benchmark
 from judges.json_lines import to_line
 from judges.preferences import held_out as held
 from judges.preferences.export import Recipe
 from judges.preferences.held_out import Answers, Estimate
 from judges.preferences.judgments import check_judge, labelled, meta_judged
-from judges.preferences.pairs import ACCOUNT, make_pairs
-from judges.preferences.training import DPOSettings, TrainedPolicy, read_history, row_count, train_apart
-from judges.scorer import Scorer, load_scorer
-from judges.types import Failure
+from judges.preferences.pairs import ACCOUNT, CANDIDATES, has_pairs, make_pairs
+from judges.preferences.training import (
+    DPOSettings,
+    TrainedPolicy,
+    check_installed,
+    read_history,
+    row_count,
+    tidy,
+    train_apart,
+)
+from judges.scorer import Scorer, load_scorer, plain
+from judges.types import Failure, Item
 
 Replay = Literal["none", "last", "all"]
 LEVEL = 0.9  # the share of prompts on which a judge gives all candidates one score, from which it tells nothing apart
@@ -73,7 +82,8 @@ class Plan:
     policy: Mapping[str, Any] = field(default_factory=dict)
     other: Judge | None = None
     held_out_answers: int = 2
-    options: Options = Options(ordered=True)
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
     held_out_limit: int | None = None
     prompts_a_round: int | None = None
     recipe: Recipe = Recipe()
@@ -92,9 +102,6 @@ class Plan:
                 "the judge is not the policy, so no round trains it or measures it anew: leave out --evaluation-data,"
                 " --meta-judge and --benchmark, or let the judge name no model"
             )
-        if self.evaluation_data or self.meta:
-            with self.judge.load(self.model) as judge:
-                check_judge(judge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +121,14 @@ class Round:
     numbers: Mapping[str, Estimate] = field(default_factory=dict)
     distinct_bigrams: float | None = None
     without_score: int = 0
+    unanswered: int = 0
     stopped: str = ""
 
 
 class Told:
     """Who watches: what begins, rows, and training steps. Subclass it; each does nothing here."""
 
+    def note(self, text: str) -> None: ...
     def phase(self, round: int, name: str) -> None: ...
     def rows(self, summary: Summary) -> None: ...
     def step(self, step: int, of: int) -> None: ...
@@ -133,8 +142,11 @@ def iterate(plan: Plan, folder: Path, told: Told | None = None) -> list[Round]:
     the folder has a run of another plan, and as `make_pairs` and `train_apart` do; finished phases stay.
     """
     told = told or Told()
+    check_installed()
+    _try(plan)
     with manifest.alone(folder, str(folder)):
-        now = _made_with(plan)
+        _write_prompts(plan, folder, told)
+        now = _made_with(plan, folder)
         if not manifest.check(folder / "manifest.json", now, str(folder)):
             manifest.write(folder / "manifest.json", now)
         run = _Rounds(plan, folder, told)
@@ -146,16 +158,93 @@ def iterate(plan: Plan, folder: Path, told: Told | None = None) -> list[Round]:
         return rounds
 
 
-# What may change between two sittings: how many rounds, when to stop, and on how many processes.
-_FREE = ("rounds", "stop", "processes")
+def _try(plan: Plan) -> None:
+    """Build all that the rounds will need, so that what is wrong in one is told first. Raises CannotRun."""
+    try:
+        Policy(model=plan.model, candidates=plan.candidates, **plan.policy).close()
+    except TypeError as error:
+        raise CannotRun(f"--policy: a setting has a wrong value: {error}") from error
+    resolve_model(plan.model)
+    with plan.judge.load(plan.model) as judge:
+        if plan.evaluation_data is not None or plan.meta is not None:
+            check_judge(judge)
+    for other in (plan.other, plan.meta):
+        if other is not None:
+            other.load(plan.model).close()
+    if plan.evaluation_data is not None:
+        shards_of(plan.evaluation_data)
+    if plan.benchmark is not None:
+        load_benchmark(plan.benchmark, plan.benchmark_limit)
 
 
-def _made_with(plan: Plan) -> dict[str, Any]:
-    told = {key: value for key, value in asdict(plan).items() if key not in _FREE}
-    sources = {"prompts": plan.prompts, "held_out": plan.held_out, "evaluation_data": plan.evaluation_data}
-    told |= {key: digest(source) for key, source in sources.items() if source is not None}
-    found: dict[str, Any] = json.loads(json.dumps(told, default=str))
-    return found
+def _write_prompts(plan: Plan, folder: Path, told: Told) -> None:
+    """The prompts of the rounds and those held out, as files of their own.
+
+    Of a row that has responses only the prompt counts, as each policy is to write its own. Prompts that are trained on
+    are left out of those held out.
+    """
+    if (folder / HELD_OUT).exists():
+        return
+    train, lost = _prompts_of(plan.prompts, plan.mapping, plan.limit)
+    apart, lost_apart = _prompts_of(plan.held_out, plan.mapping, plan.held_out_limit)
+    seen = {_text_of(one) for one in train}
+    kept = [one for one in apart if _text_of(one) not in seen]
+    if lost or lost_apart:
+        told.note(f"rows without a prompt: {lost:,} of {plan.prompts}, {lost_apart:,} of {plan.held_out}")
+    if len(kept) < len(apart):
+        told.note(f"{len(apart) - len(kept):,} held-out prompts are trained on too, and left out")
+    if not train:
+        raise CannotRun(f"{plan.prompts}: there is no prompt in it")
+    if not kept:
+        raise CannotRun(f"{plan.held_out}: no prompt in it that is not trained on too")
+    if plan.prompts_a_round is not None and plan.prompts_a_round * (plan.rounds - 1) >= len(train):
+        raise CannotRun(
+            f"{plan.prompts} has {len(train):,} prompts, too few for {plan.rounds} rounds of {plan.prompts_a_round:,};"
+            " fewer --rounds or --prompts-a-round"
+        )
+    for name, some in ((PROMPTS, train), (HELD_OUT, kept)):
+        _write(some, folder / name)
+
+
+def _prompts_of(source: str, mapping: Mapping[str, str], limit: int | None) -> tuple[list[Item | Prompt], int]:
+    """The prompts of a source, and how many rows have none."""
+    found: list[Item | Prompt] = []
+    lost = 0
+    for shard in shards_of(source):
+        for row in read_rows(shard.path, mapping, prefix=shard.prefix):
+            if limit is not None and len(found) == limit:
+                return found, lost
+            one = row.prompt or row.item
+            if isinstance(one, Failure):
+                lost += 1
+            else:
+                found.append(one)
+    return found, lost
+
+
+def _text_of(one: Item | Prompt) -> str:
+    return json.dumps([[turn["role"], " ".join(turn["content"].split())] for turn in one.messages])
+
+
+def _write(some: Sequence[Item | Prompt], file: Path) -> None:
+    lines = [to_line(held.prompt_row(one)) for one in some]
+    write_rows(lambda: lines, file)
+
+
+PROMPTS, HELD_OUT = "prompts.jsonl", "held-out.jsonl"
+# What may change between two sittings: it holds for the rounds that are not finished yet.
+_FREE = ("rounds", "stop", "processes", "training", "recipe", "replay")
+# What stands in the files of prompts.
+_READ = ("prompts", "held_out", "mapping", "limit", "held_out_limit")
+
+
+def _made_with(plan: Plan, folder: Path) -> dict[str, Any]:
+    told = {key: value for key, value in asdict(plan).items() if key not in _FREE + _READ}
+    told |= {"prompts": file_digest(folder / PROMPTS), "held_out": file_digest(folder / HELD_OUT)}
+    told["revision"] = fingerprint(resolve_model(plan.model))
+    if plan.evaluation_data is not None:
+        told["evaluation_data"] = digest(plan.evaluation_data)
+    return plain(told)
 
 
 class _Rounds:
@@ -184,7 +273,8 @@ class _Rounds:
 
     def _once(self, number: int, make: Callable[[], Round]) -> Round:
         path = self._at(number) / "round.json"
-        if not path.exists():
+        undecided = number > 0 and not self.plan.stop and path.exists() and read_round(path).trained is None
+        if undecided or not path.exists():
             self._at(number).mkdir(parents=True, exist_ok=True)
             made = make()
             told = asdict(made) | {"numbers": {key: held.plain(one) for key, one in made.numbers.items()}}
@@ -197,15 +287,13 @@ class _Rounds:
         """Candidates drawn and judged, pairs chosen; the account of what became of every prompt."""
         self.told.phase(number, "candidates")
         folder, model = self._at(number), self.model(number - 1)
+        prompts = self._prompts(number)
         with self.plan.judge.load(model) as scorer, self._policy(model, self.plan.candidates) as policy:
             try:
-                make_pairs(
-                    self._prompts(number), scorer, policy, folder, self.plan.recipe, self.plan.options,
-                    on_progress=self.told.rows,
-                )  # fmt: skip
+                make_pairs(prompts, scorer, policy, folder, self.plan.recipe, on_progress=self.told.rows)
             except CannotRun:
                 # No pair at all ends the rounds; in the first there is nothing to keep.
-                if number == 1 or (folder / "pairs.parquet").exists() or not (folder / ACCOUNT).exists():
+                if number == 1 or has_pairs(folder) is not False:
                     raise
         found: dict[str, Any] = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))["account"]
         return found
@@ -214,18 +302,15 @@ class _Rounds:
         """The file of a round's prompts."""
         size = self.plan.prompts_a_round
         if size is None:
-            return self.plan.prompts
+            return str(self.folder / PROMPTS)
         file = self._at(number) / "prompts.jsonl"
         if not file.exists():
             first = (number - 1) * size
-            rows = [
-                row for row in islice(records(self.plan.prompts), first, first + size) if not isinstance(row, Failure)
-            ]
-            if not rows:
-                raise CannotRun(
-                    f"{self.plan.prompts}: no rows are left for round {number}; fewer --rounds or --prompts-a-round"
-                )
-            write_rows(lambda: [to_line(row) for row in rows], file)
+            with open(self.folder / PROMPTS, "rb") as lines:
+                some = list(islice(lines, first, first + size))
+            if not some:
+                raise CannotRun(f"no prompts are left for round {number}; fewer --rounds")
+            write_rows(lambda: some, file)
         return str(file)
 
     def _judgments(self, number: int) -> list[tuple[Path, int]]:
@@ -239,7 +324,8 @@ class _Rounds:
         if self.plan.meta is not None:
             self.told.phase(number, "meta-judging")
             with self.plan.judge.load(model) as judge, self.plan.meta.load(model) as meta:
-                found.append(meta_judged(folder, judge, meta, self.plan.options.mapping, self.told.rows))
+                store = folder / f"{CANDIDATES}.run" / "completions.sqlite"
+                found.append(meta_judged(folder, judge, meta, store, self.told.rows))
         return [(file, row_count(file)) for file in found if file is not None]
 
     def _trained(self, number: int, more: Sequence[Path]) -> TrainedPolicy:
@@ -247,9 +333,11 @@ class _Rounds:
         self.told.phase(number, "training")
         output = self._at(number) / "model"
         if output.exists():
+            tidy(output)
             return read_history(output)
         first = {"none": number, "last": max(1, number - 1), "all": 1}[self.plan.replay]
-        files = [self._at(t) / "pairs.parquet" for t in range(first, number + 1)] + list(more)
+        files = [self._at(t) / "pairs.parquet" for t in range(first, number + 1)]
+        files = [file for file in files if file.exists()] + list(more)
         return train_apart(
             self.model(number - 1), files, output, self.plan.training, self.plan.processes, self.told.step
         )
@@ -289,15 +377,20 @@ class _Rounds:
             {key: one for key, one in numbers.items() if one is not None},
             held.distinct_bigrams(mine),
             missing,
-            "the held-out score fell" if fell is not None and fell.value < 0 else "",
+            self._unanswered(len(mine)),
+            "the held-out score fell" if fell is not None and fell.high < 0 else "",
         )
+
+    def _unanswered(self, answered: int) -> int:
+        with open(self.folder / HELD_OUT, "rb") as lines:
+            return sum(1 for _ in lines) - answered
 
     # -- answers and scores, each once, on disk ----------------------------------------------------------------
 
     def _answers(self, number: int) -> Path:
-        options = Options(mapping=self.plan.options.mapping, limit=self.plan.held_out_limit, ordered=True)
+        prompts, folder = self.folder / HELD_OUT, self._at(number) / "held-out"
         with self._policy(self.model(number), self.plan.held_out_answers) as policy:
-            return held.draw_answers(policy, self.plan.held_out, options, self._at(number) / "held-out", self.told.rows)
+            return held.draw_answers(policy, str(prompts), folder, self.told.rows)
 
     def _judge_of(self, number: int) -> int:
         """The number of the policy that judges round `number`; one that does not follow is always the first."""
@@ -321,7 +414,6 @@ class _Rounds:
             return held.score_answers(folder / "answers.jsonl", scorer, folder / f"{name}.jsonl", self.told.rows)
 
     def _judge_accuracy(self, number: int) -> Estimate | None:
-        from judges.evaluation.benchmarks import load_benchmark
         from judges.evaluation.judging import judge
         from judges.evaluation.measure import measure
 
@@ -338,8 +430,10 @@ class _Rounds:
         return Policy(model=model, candidates=candidates, **self.plan.policy)
 
     def model(self, number: int) -> str:
-        """M_t."""
-        return self.plan.model if number == 0 else str(self._at(number) / "model")
+        """M_t; a round that trained nothing leaves the one before."""
+        while number and not (self._at(number) / "model").exists():
+            number -= 1
+        return str(self._at(number) / "model") if number else self.plan.model
 
     def _at(self, number: int) -> Path:
         return self.folder / f"round-{number}"

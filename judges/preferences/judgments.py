@@ -9,7 +9,7 @@ judge was asked, chosen and rejected are what it wrote.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,12 @@ from judges.json_lines import to_line
 from judges.llm_judge import Messages
 from judges.preferences.export import Recipe
 from judges.preferences.judged import judged_rows
-from judges.preferences.pairs import make_pairs
+from judges.preferences.pairs import CANDIDATES, has_pairs, make_pairs
 from judges.quality import preferences
 from judges.scorer import Scorer
 from judges.self_rewarding import SelfRewarding
 from judges.types import Item, Judgment
 
-STORE = "completions.sqlite"
 Progress = Callable[[Summary], None]
 
 
@@ -52,6 +51,8 @@ def check_judge(scorer: Scorer) -> SelfRewarding:
             "to train the judge it must write several judgments of a response: self-rewarding with votes=2 or more and"
             " a pointwise template"
         )
+    if scorer.ways != ("text",):
+        raise CannotRun("to train the judge its verdict must stand in its text: read=text")
     return scorer
 
 
@@ -91,23 +92,21 @@ def _whole(vote: Judgment, announcement: str) -> tuple[str, float] | None:
     if vote.score is None or not vote.completions:
         return None
     text = vote.completions[0].rstrip()
-    return (text if vote.read == "text" else f"{text}\n{announcement} {vote.score:g}"), vote.score
+    return (f"{text}\n{announcement} {vote.score:g}" if vote.read == "forced" else text), vote.score
 
 
-def meta_judged(
-    folder: Path, judge: Scorer, meta: Scorer, mapping: Mapping[str, str], on_progress: Progress
-) -> Path | None:
+def meta_judged(folder: Path, judge: Scorer, meta: Scorer, store: Path, on_progress: Progress) -> Path | None:
     """Pairs of the judgments that a round's candidates got (`folder` is the round's), by a scorer that compares them.
 
-    No candidate is judged again: votes are read from the round's store. None where no pair came of it.
+    No candidate is judged again: votes are read from the `store` of the round. None where no pair came of it.
     """
     judge = check_judge(judge)
     target = folder / "meta-judging"
     rows = target / "judgments.jsonl"
     if not rows.exists():
         target.mkdir(exist_ok=True)
-        judge.reread(folder / "candidates.jsonl.run" / STORE)
-        items = (row.item for row in judged_rows(folder / "candidates.jsonl", mapping) if row.item is not None)
+        judge.reread(store)
+        items = (row.item for row in judged_rows(folder / CANDIDATES, {}) if row.item is not None)
         lines = [to_line(_row(voted)) for voted in votes_on(judge, items) if len({text for text, _ in voted.votes}) > 1]
         write_rows(lambda: lines, rows)
     if not rows.stat().st_size:
@@ -115,7 +114,7 @@ def meta_judged(
     try:
         make_pairs(str(rows), meta, None, target, Recipe(), Options(ordered=True), on_progress=on_progress)
     except CannotRun:
-        if not (target / "account.json").exists():
+        if has_pairs(target) is not False:
             raise
         return None
     return target / "pairs.parquet"
@@ -140,12 +139,22 @@ def labelled(source: str, judge: Scorer, folder: Path, on_progress: Progress) ->
     if pairs.exists():
         return pairs
     score_file(source, judge, target / "judged.jsonl", Options(ordered=True), on_progress)
-    items = (row.item for row in read_rows(source) if isinstance(row.item, Item) and row.item.gold is not None)
+    items = (_checked(row.item, judge) for row in read_rows(source) if isinstance(row.item, Item) and row.item.gold)
     lines = [to_line(pair) for voted in votes_on(judge, items) if (pair := _taught(voted)) is not None]
     if not lines:
         return None
     write_rows(lambda: lines, pairs)
     return pairs
+
+
+def _checked(item: Item, judge: SelfRewarding) -> Item:
+    scores = item.gold.scores if item.gold is not None else None
+    if outside := [score for score in scores or () if not judge.scale.low <= score <= judge.scale.high]:
+        raise CannotRun(
+            f"evaluation data, row {item.id!r}: a score of {outside[0]:g} is not on the judge's scale, {judge.scale};"
+            " bring the scores to it"
+        )
+    return item
 
 
 def _taught(voted: Voted) -> dict[str, Any] | None:

@@ -93,6 +93,14 @@ def _tell(folder: Path, pairs: str, account: Account, scorer: Scorer, policy: Po
     write_card(folder, pairs, account, told)
 
 
+def has_pairs(folder: Path) -> bool | None:
+    """Whether a folder of `make_pairs` has a pair; None where it is not finished."""
+    account = folder / ACCOUNT
+    if not account.exists():
+        return None
+    return bool(json.loads(account.read_text(encoding="utf-8"))["account"]["pairs"])
+
+
 def _why_none(account: Account) -> str:
     """What to change when there is no pair, from the reason of most drops."""
     reason, count = account.drops.most_common(1)[0]
@@ -100,6 +108,7 @@ def _why_none(account: Account) -> str:
         "level": "the judge does not tell them apart: ask for more votes, another judge, or read=expected",
         "same": "the policy always says the same: a higher temperature or top_p",
         "failed": "see the failures by reason in account.json; assay explain shows one",
+        "truncated": "a policy with more max_tokens, or without --whole",
         "margin": "a smaller --margin",
         "agreement": "a lower --agreement, or more votes",
         "single": "at least two candidates",

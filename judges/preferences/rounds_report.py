@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from judges.evaluation.report.html import write_whole
 from judges.evaluation.report.markdown import table
 from judges.preferences.held_out import Estimate, write_json
 from judges.preferences.iterate import Plan, Round
 
-PLOT = "rounds.png"
+REPORT, PLOT = "report.md", "rounds.png"
 # A number's name, what it is, and how it is written.
 NUMBERS: Mapping[str, tuple[str, str]] = {
     "judge": ("held-out score, training judge", ".3f"),
@@ -40,19 +41,20 @@ def write_report(plan: Plan, rounds: Sequence[Round], folder: Path) -> Path:
     lines = ["# Rounds", "", f"Policy {plan.model}, judged by {plan.judge}; other scorer: {plan.other or 'none'}.", ""]
     lines += table(("", *(f"M_{one.number}" for one in rounds)), rows_of(rounds, with_p=True), texts=1)
     lines += ["", _legend(plan)]
-    if rounds[-1].stopped:
+    if plan.stop and rounds[-1].stopped:
         lines += ["", f"After round {rounds[-1].number}: {rounds[-1].stopped}. The best model is {best(plan, rounds)}."]
     if drawn:
         lines += ["", f"![scores, length and distance by round]({PLOT})"]
-    path = folder / "report.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path = folder / REPORT
+    write_whole(path, "\n".join(lines) + "\n")
     return path
 
 
 def best(plan: Plan, rounds: Sequence[Round]) -> str:
-    """The last model whose held-out score did not fall."""
-    trained = [one for one in rounds if one.trained is not None and not one.stopped]
-    return f"round-{trained[-1].number}/model" if trained else plan.model
+    """The model that gained most on M_0 by the training judge; M_0 where none gained."""
+    gains = {one.number: one.numbers["judge_gain_from_0"].value for one in rounds if "judge_gain_from_0" in one.numbers}
+    number = max(gains, key=lambda number: gains[number], default=0)
+    return f"round-{number}/model" if number and gains[number] > 0 else plan.model
 
 
 def rows_of(rounds: Sequence[Round], with_p: bool = False) -> list[tuple[str, ...]]:
@@ -66,8 +68,13 @@ def rows_of(rounds: Sequence[Round], with_p: bool = False) -> list[tuple[str, ..
     for key, (name, form) in NUMBERS.items():
         if any(key in one.numbers for one in rounds):
             rows.append((name, *(shown(one.numbers.get(key), form, with_p) for one in rounds)))
+    if any(one.trained and one.trained.too_long for one in rounds):
+        too_long = (f"{one.trained.too_long:,}" if one.trained else "" for one in rounds)
+        rows.append(("pairs too long to train on", *too_long))
     rows.append(("different word pairs", *(_share(one.distinct_bigrams) for one in rounds)))
     rows.append(("answers without a score", *(f"{one.without_score:,}" for one in rounds)))
+    if any(one.unanswered for one in rounds):
+        rows.append(("held-out prompts without an answer", *(f"{one.unanswered:,}" for one in rounds)))
     return rows
 
 

@@ -20,7 +20,7 @@ from judges.types import Failure
 
 Strategy = Literal["best-worst", "best-random", "all", "top-k"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-Drop = Literal["failed", "empty", "same", "single", "level", "margin", "agreement"]
+Drop = Literal["failed", "empty", "truncated", "same", "single", "level", "margin", "agreement"]
 DROPS: tuple[Drop, ...] = get_args(Drop)
 
 
@@ -43,7 +43,8 @@ class Rule:
     of one vote each, the least share in which the chosen one is above the rejected, ties counting half; candidates
     without votes pass. `tolerance`: a share of the range from lowest to highest score; of those within it of the
     highest, the shortest is the best (the length control of Wu et al. 2024, arXiv 2407.19594; for "best-worst" and
-    "best-random"). `seed` draws for "best-random".
+    "best-random"). `seed` draws for "best-random". `whole`: a candidate that the token limit cut is on neither side:
+    what trains on it ends it with an end of turn, and so teaches to stop in the middle of a sentence.
     """
 
     strategy: Strategy = "best-worst"
@@ -52,6 +53,7 @@ class Rule:
     agreement: float = 0.0
     tolerance: float = 0.0
     seed: int = 0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -87,7 +89,7 @@ def choose(candidates: Sequence[Candidate], rule: Rule = Rule(), key: str = "") 
     >>> choose(of(3.0, 3.0)).drop, choose(of(3.0, Failure("missing", "no verdict"))).drop
     ('level', 'failed')
     """
-    scores, lost = _usable(candidates)
+    scores, lost = _usable(candidates, rule.whole)
     if len(scores) < 2:
         return Chosen((), lost.most_common(1)[0][0] if lost else "single")
     if max(scores.values()) == min(scores.values()):
@@ -105,7 +107,7 @@ def choose(candidates: Sequence[Candidate], rule: Rule = Rule(), key: str = "") 
     return Chosen(tuple(sorted(agreed, key=lambda pair: (-pair.margin, pair.chosen, pair.rejected))))
 
 
-def _usable(candidates: Sequence[Candidate]) -> tuple[Mapping[int, float], Counter[Drop]]:
+def _usable(candidates: Sequence[Candidate], whole: bool) -> tuple[Mapping[int, float], Counter[Drop]]:
     """The scores of candidates that may stand in a pair, by place, and why the others may not."""
     scores: dict[int, float] = {}
     lost: Counter[Drop] = Counter()
@@ -116,6 +118,8 @@ def _usable(candidates: Sequence[Candidate]) -> tuple[Mapping[int, float], Count
             lost["empty"] += 1
         elif isinstance(one.score, Failure):
             lost["failed"] += 1
+        elif whole and one.truncated:
+            lost["truncated"] += 1
         elif text in seen:
             lost["same"] += 1
         else:

@@ -2,22 +2,24 @@
 
 Run by `train_apart` as a process of its own, `python -m judges.preferences.training JOB.json`, so that all memory is
 free again when it ends; on several GPUs by accelerate's launcher. It tells its progress in lines of JSON on standard
-output, and what the user must mend in one line on standard error, with exit code 2.
+output, and what the user must mend in a file beside the job.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from judges.checkpoints import last_checkpoint, run_trainer, whole_folder
+from judges.checkpoints import last_checkpoint, out_of_memory, run_trainer, whole_folder
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.watchdog import guard
 from judges.errors import CannotRun
@@ -57,11 +59,13 @@ class DPOSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainedPolicy:
-    """What came of a training: pairs that were learned from, those that were too long, and the Trainer's log."""
+    """What came of a training: pairs that were learned from, those that were too long, the Trainer's log, and with
+    which `DPOSettings`."""
 
     pairs: int
     too_long: int
     history: list[dict[str, float]]
+    settings: dict[str, Any]
 
 
 def train_apart(
@@ -81,12 +85,19 @@ def train_apart(
     told = {"base": base, "files": [str(file) for file in files], "output": str(output), "settings": asdict(settings)}
     output.parent.mkdir(parents=True, exist_ok=True)
     job.write_text(json.dumps(told), encoding="utf-8")
-    launcher = [sys.executable, "-m"]
-    if processes > 1:
+    error = job.with_suffix(".error")
+    error.unlink(missing_ok=True)
+    launcher, environment = [sys.executable, "-m"], dict(os.environ)
+    if processes == 1:  # several devices that one process sees would be used by copies of the model on threads
+        environment["CUDA_VISIBLE_DEVICES"] = environment.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    else:
         launcher += ["accelerate.commands.launch", "--num_processes", str(processes), "-m"]
     with guard():
         child = subprocess.Popen(
-            [*launcher, "judges.preferences.training", str(job)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*launcher, "judges.preferences.training", str(job)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
         )
     assert child.stdout is not None and child.stderr is not None
     errors = _Drain(child.stderr)
@@ -101,8 +112,15 @@ def train_apart(
         child.wait()
         raise
     last = errors.last()
-    if code == 2:
-        raise CannotRun(last)
+    if error.exists():
+        why = error.read_text(encoding="utf-8")
+        error.unlink()
+        raise CannotRun(why)
+    if code in (-9, 137):
+        raise CannotRun(
+            "the training was killed, most likely for want of memory: halve --batch-size and double --accumulation,"
+            " or add --checkpointing; the same command goes on from its checkpoint"
+        )
     if code:
         raise CannotRun(
             f"the training ended with exit code {code} ({last}); the same command goes on from its checkpoint"
@@ -126,6 +144,18 @@ class _Drain:
         self._thread.join()
         said = [line.decode(errors="replace").strip() for line in self._lines if line.strip()]
         return said[-1] if said else "it said nothing"
+
+
+def check_installed() -> None:
+    """Raises CannotRun where what trains is not installed."""
+    if missing := [name for name in ("trl", "peft", "accelerate") if find_spec(name) is None]:
+        raise CannotRun(f"training needs {', '.join(missing)}: pip install 'assay[train]'")
+
+
+def tidy(output: Path) -> None:
+    """Take away what a training that died behind its last line left beside the checkpoint."""
+    shutil.rmtree(output.with_name(f"{output.name}.training"), ignore_errors=True)
+    output.with_name(f"{output.name}.job.json").unlink(missing_ok=True)
 
 
 def read_history(model: Path) -> TrainedPolicy:
@@ -153,11 +183,10 @@ def train(
         )
     capable = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     kind = torch.bfloat16 if capable and settings.lora else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, use_safetensors=True)
     scratch = output.with_name(f"{output.name}.training")
     processes = PartialState()
     with processes.main_process_first():
-        resume = last_checkpoint(scratch, _fingerprint(base, rows, settings))
+        resume = last_checkpoint(scratch, _fingerprint(base, rows, settings), anew=True)
     a_step = settings.batch_size * settings.accumulation * processes.num_processes
     steps = max(1, round(settings.epochs * -(-len(rows) // a_step)))
 
@@ -166,36 +195,40 @@ def train(
             if state.is_world_process_zero:
                 tell(state.global_step, state.max_steps)
 
-    trainer = DPOTrainer(
-        model=model,
-        args=DPOConfig(
-            output_dir=str(scratch),
-            beta=settings.beta,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": 0.1},
-            warmup_steps=settings.warmup_share,
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size,
-            gradient_accumulation_steps=settings.accumulation,
-            gradient_checkpointing=settings.checkpointing,
-            max_length=None,
-            bf16=capable,
-            save_strategy="steps",
-            save_steps=max(1, steps // settings.saves),
-            save_total_limit=2,
-            logging_steps=1,
-            report_to="none",
-            disable_tqdm=True,
-            seed=settings.seed,
-            data_seed=settings.seed,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        ),
-        train_dataset=_dataset(rows),
-        processing_class=tokenizer,
-        peft_config=_lora(LoraConfig, settings),
-        callbacks=[Report()],
+    arguments = DPOConfig(
+        output_dir=str(scratch),
+        beta=settings.beta,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine_warmup_with_min_lr",  # whose first step learns already
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        warmup_steps=settings.warmup_share,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        gradient_checkpointing=settings.checkpointing,
+        max_length=None,
+        bf16=capable,
+        save_strategy="steps",
+        save_steps=max(1, steps // settings.saves),
+        save_total_limit=2,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
+    try:
+        trainer = DPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(folder, dtype=kind, use_safetensors=True),
+            args=arguments,
+            train_dataset=_dataset(rows),
+            processing_class=tokenizer,
+            peft_config=_lora(LoraConfig, settings),
+            callbacks=[Report()],
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise out_of_memory(settings.batch_size, settings.max_length) from error
     trainer.remove_callback(PrinterCallback)
     run_trainer(trainer, resume, scratch, settings.batch_size, settings.max_length)
     # FSDP holds a model in pieces: all processes together make it whole.
@@ -209,7 +242,7 @@ def train(
         with whole_folder(output) as part:
             plain.to("cpu").save_pretrained(part)
             AutoTokenizer.from_pretrained(folder).save_pretrained(part)
-            told = {"pairs": len(rows), "too_long": too_long, "history": log}
+            told = {"pairs": len(rows), "too_long": too_long, "history": log, "settings": asdict(settings)}
             (part / HISTORY).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(scratch, ignore_errors=True)
     processes.wait_for_everyone()
@@ -234,8 +267,11 @@ def _usable(files: Sequence[Path], tokenizer: Any, max_length: int) -> tuple[lis
     for file in files:
         for row in _read(file):
             pair = {key: row[key] for key in ("prompt", "chosen", "rejected")}
-            sides = [tokenizer.apply_chat_template(pair["prompt"] + pair[key], tokenize=False) for key in pair]
-            if max(len(ids) for ids in tokenizer(sides[1:], add_special_tokens=False)["input_ids"]) > max_length:
+            sides = [
+                tokenizer.apply_chat_template(pair["prompt"] + pair[key], tokenize=False)
+                for key in ("chosen", "rejected")
+            ]
+            if max(len(ids) for ids in tokenizer(sides, add_special_tokens=False)["input_ids"]) > max_length:
                 too_long += 1
             else:
                 rows.append(pair)
@@ -279,7 +315,7 @@ def main() -> None:
         files = [Path(file) for file in job["files"]]
         train(job["base"], files, Path(job["output"]), DPOSettings(**job["settings"]), tell)
     except CannotRun as error:
-        print(str(error), file=sys.stderr)
+        Path(sys.argv[1]).with_suffix(".error").write_text(str(error), encoding="utf-8")
         sys.exit(2)
 
 

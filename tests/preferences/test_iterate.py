@@ -43,7 +43,10 @@ def plan(tmp_path, tiny_decoder) -> dict:
 
 class Seen(Told):
     def __init__(self):
-        self.phases = []
+        self.phases, self.notes = [], []
+
+    def note(self, text):
+        self.notes.append(text)
 
     def phase(self, round, name):
         self.phases.append((round, name))
@@ -65,7 +68,7 @@ def test_two_rounds_leave_data_models_and_numbers_and_a_second_call_does_nothing
     assert asked == [["p0", "p1", "p2"], ["p3", "p4", "p5"]]
     assert rounds[2].trained.pairs == rounds[1].pairs + rounds[2].pairs, "all earlier pairs are replayed"
     report = write_report(full, rounds, tmp_path / "out").read_text()
-    assert "| M_2 |" in report and (tmp_path / "out" / "rounds.png").exists()
+    assert "| M\\_2 |" in report and (tmp_path / "out" / "rounds.png").exists()
     seen = Seen()
     assert iterate(full, tmp_path / "out", seen) == rounds and seen.phases == []
 
@@ -80,7 +83,7 @@ def test_another_plan_in_the_same_folder_is_refused_and_more_rounds_are_not(tmp_
 
 
 def test_a_judge_that_follows_scores_two_policies_by_the_one_that_made_the_pairs(tmp_path, plan):
-    judge = Judge("self-rewarding", {"votes": 1, "max_tokens": 4, "engine": "transformers", "read": "expected"}, True)
+    judge = Judge("implicit-reward", {"reference": "none", "engine": "transformers"}, follows=True)
     rounds = iterate(Plan(**plan | {"judge": judge, "rounds": 2}), tmp_path / "out")
     made = {
         str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").glob("round-*/held-out/judge-*.jsonl")
@@ -90,6 +93,8 @@ def test_a_judge_that_follows_scores_two_policies_by_the_one_that_made_the_pairs
         *("round-1/held-out/judge-1.jsonl", "round-2/held-out/judge-1.jsonl"),
     }
     assert rounds[-1].numbers["judge_gain"].prompts == 5
+    manifest = json.loads((tmp_path / "out/round-2/held-out/judge-1.jsonl.run/manifest.json").read_text())
+    assert manifest["model"].endswith("round-1/model")
 
 
 def test_rounds_end_when_the_judge_tells_nothing_apart(tmp_path, plan):
@@ -122,8 +127,63 @@ def test_rounds_end_when_the_held_out_score_falls(tmp_path, plan, monkeypatch):
     assert best(full, rounds) == plan["model"]
 
 
+def test_of_rows_with_responses_only_the_prompt_counts_and_what_is_trained_on_is_not_held_out(tmp_path, plan):
+    rows = [
+        {"id": "a", "prompt": "What is 100?", "response": "Taken.", "reference": "a number"},
+        {"id": "b", "prompt": "What  is 3?", "response": "Trained on."},
+        {"other": 1},
+    ]
+    held_out = tmp_path / "mixed.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = Seen()
+    iterate(Plan(**plan | {"held_out": str(held_out), "rounds": 0}), tmp_path / "out", told)
+    (kept,) = [json.loads(line) for line in (tmp_path / "out/held-out.jsonl").open()]
+    assert kept == {"id": "a", "prompt": "What is 100?", "reference": "a number"}
+    (answer,) = [json.loads(line) for line in (tmp_path / "out/round-0/held-out/answers.jsonl").open()]
+    assert answer["reference"] == "a number" and "Taken." not in answer["responses"] and len(answer["responses"]) == 2
+    assert told.notes == [
+        f"rows without a prompt: 0 of {plan['prompts']}, 1 of {held_out}",
+        "1 held-out prompts are trained on too, and left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"prompts": "/nowhere.jsonl"}, "/nowhere.jsonl"),
+        ({"held_out": "/nowhere.jsonl"}, "/nowhere.jsonl"),
+        ({"model": "/nowhere/model"}, "no model folder"),
+        ({"policy": {"temperature": "hot"}}, "--policy: a setting has a wrong value"),
+        ({"policy": {"candidates": 3}}, "--policy: a setting has a wrong value"),
+        ({"other": Judge("unknown")}, "unknown scorer 'unknown'"),
+        ({"benchmark": "unknown"}, "the judge is not the policy"),
+        (
+            {"judge": Judge("self-rewarding", {"votes": 1}, True), "meta": Judge("pairwise", {}, True)},
+            "votes=2 or more",
+        ),
+        ({"prompts_a_round": 4, "rounds": 3}, "6 prompts, too few for 3 rounds of 4"),
+    ],
+)
+def test_what_cannot_run_is_told_before_anything_is_drawn(tmp_path, plan, wrong, told):
+    with pytest.raises(CannotRun, match=told):
+        iterate(Plan(**plan | wrong), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("round-*/held-out/*"))
+    iterate(Plan(**plan | {"rounds": 0}), tmp_path / "out")  # the mended one is not refused
+
+
+def test_a_judge_that_is_named_stays_and_one_that_is_not_follows():
+    from judges.cli.iterate import judge_of, other_of
+
+    policy = {"engine": "transformers", "temperature": 0.7}
+    assert judge_of("self-rewarding,votes=1", policy) == Judge(
+        "self-rewarding", {"engine": "transformers", "votes": 1}, follows=True
+    )
+    assert not judge_of("self-rewarding,model=M", policy).follows and not judge_of("length", policy).follows
+    assert other_of("self-rewarding", "M", policy) == Judge("self-rewarding", {"engine": "transformers", "model": "M"})
+
+
 def command(folder: Path, plan: dict) -> list[str]:
-    spec = "self-rewarding,votes=1,max_tokens=4,read=expected"
+    spec = f"implicit-reward,model={plan['model']},reference=none,engine=transformers"
     policy = ",".join([plan["model"], *(f"{key}={value}" for key, value in POLICY.items())])
     return [
         *(sys.executable, "-m", "judges.cli", "iterate", plan["prompts"], "--held-out", plan["held_out"]),

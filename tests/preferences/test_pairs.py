@@ -180,7 +180,7 @@ def test_a_prompt_whose_request_fails_and_a_row_that_is_none_are_told_and_the_ot
 ):
     source = rows(tmp_path / "in.jsonl", {"prompt": "one"}, {"prompt": "broken"}, {"other": 1}, {"prompt": "two"})
     code, out, _ = assay("pairs", source, "--scorer", "length", "--policy", POLICY, "-o", tmp_path / "out")
-    assert code == 0
+    assert code == 1
     assert "not-drawn" in out and "1 timeout" in out and "1 empty" in out
     told = json.loads((tmp_path / "out" / "account.json").read_text())
     assert told["account"]["drops"] == {"not-drawn": 2} and told["account"]["paired"] == 2
