@@ -17,7 +17,7 @@ from typing import Any, Literal
 from judges.batch import manifest
 from judges.batch.rows import read_rows
 from judges.batch.run import Summary
-from judges.batch.shards import digest, file_digest, shards_of
+from judges.batch.shards import digest, shards_of
 from judges.batch.writers import write_rows
 from judges.candidates import Policy, Prompt
 from judges.engines.embedded import fingerprint, resolve_model
@@ -145,10 +145,10 @@ def iterate(plan: Plan, folder: Path, told: Told | None = None) -> list[Round]:
     check_installed()
     _try(plan)
     with manifest.alone(folder, str(folder)):
-        _write_prompts(plan, folder, told)
-        now = _made_with(plan, folder)
-        if not manifest.check(folder / "manifest.json", now, str(folder)):
-            manifest.write(folder / "manifest.json", now)
+        now = _made_with(plan)
+        if not manifest.check(folder / MANIFEST, now, str(folder)):
+            _write_prompts(plan, folder, told)
+            manifest.write(folder / MANIFEST, now)
         run = _Rounds(plan, folder, told)
         rounds = [run.begin()]
         for number in range(1, plan.rounds + 1):
@@ -171,8 +171,9 @@ def _try(plan: Plan) -> None:
     for other in (plan.other, plan.meta):
         if other is not None:
             other.load(plan.model).close()
-    if plan.evaluation_data is not None:
-        shards_of(plan.evaluation_data)
+    for source in (plan.prompts, plan.held_out, plan.evaluation_data):
+        if source is not None:
+            shards_of(source)
     if plan.benchmark is not None:
         load_benchmark(plan.benchmark, plan.benchmark_limit)
 
@@ -183,8 +184,6 @@ def _write_prompts(plan: Plan, folder: Path, told: Told) -> None:
     Of a row that has responses only the prompt counts, as each policy is to write its own. Prompts that are trained on
     are left out of those held out.
     """
-    if (folder / HELD_OUT).exists():
-        return
     train, lost = _prompts_of(plan.prompts, plan.mapping, plan.limit)
     apart, lost_apart = _prompts_of(plan.held_out, plan.mapping, plan.held_out_limit)
     seen = {_text_of(one) for one in train}
@@ -231,20 +230,16 @@ def _write(some: Sequence[Item | Prompt], file: Path) -> None:
     write_rows(lambda: lines, file)
 
 
-PROMPTS, HELD_OUT = "prompts.jsonl", "held-out.jsonl"
+PROMPTS, HELD_OUT, MANIFEST = "prompts.jsonl", "held-out.jsonl", "manifest.json"
 # What may change between two sittings: it holds for the rounds that are not finished yet.
 _FREE = ("rounds", "stop", "processes", "training", "recipe", "replay")
-# What stands in the files of prompts.
-_READ = ("prompts", "held_out", "mapping", "limit", "held_out_limit")
 
 
-def _made_with(plan: Plan, folder: Path) -> dict[str, Any]:
-    told = {key: value for key, value in asdict(plan).items() if key not in _FREE + _READ}
-    told |= {"prompts": file_digest(folder / PROMPTS), "held_out": file_digest(folder / HELD_OUT)}
-    told["revision"] = fingerprint(resolve_model(plan.model))
-    if plan.evaluation_data is not None:
-        told["evaluation_data"] = digest(plan.evaluation_data)
-    return plain(told)
+def _made_with(plan: Plan) -> dict[str, Any]:
+    told = {key: value for key, value in asdict(plan).items() if key not in _FREE}
+    sources = {"prompts": plan.prompts, "held_out": plan.held_out, "evaluation_data": plan.evaluation_data}
+    told |= {key: digest(source) for key, source in sources.items() if source is not None}
+    return plain(told | {"revision": fingerprint(resolve_model(plan.model))})
 
 
 class _Rounds:
@@ -285,8 +280,10 @@ class _Rounds:
 
     def _pairs(self, number: int) -> dict[str, Any]:
         """Candidates drawn and judged, pairs chosen; the account of what became of every prompt."""
-        self.told.phase(number, "candidates")
         folder, model = self._at(number), self.model(number - 1)
+        if (folder / "model").exists():  # its pairs were trained on
+            return self._account(number)
+        self.told.phase(number, "candidates")
         prompts = self._prompts(number)
         with self.plan.judge.load(model) as scorer, self._policy(model, self.plan.candidates) as policy:
             try:
@@ -295,7 +292,10 @@ class _Rounds:
                 # No pair at all ends the rounds; in the first there is nothing to keep.
                 if number == 1 or has_pairs(folder) is not False:
                     raise
-        found: dict[str, Any] = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))["account"]
+        return self._account(number)
+
+    def _account(self, number: int) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self._at(number) / ACCOUNT).read_text(encoding="utf-8"))["account"]
         return found
 
     def _prompts(self, number: int) -> str:
@@ -352,13 +352,15 @@ class _Rounds:
         mine = self._scored(number, by)
         numbers["judge"] = held.mean_score(mine)
         if number:
-            before, first = self._scored(number - 1, by), self._scored(0, by)
+            before, first = self._scored(self._last(number - 1), by), self._scored(0, by)
             numbers |= _against("judge", mine, before, first)
         if self.plan.other is not None:
             apart = self._scored_by_other(number)
             numbers["other"] = held.mean_score(apart)
             if number:
-                numbers |= _against("other", apart, self._scored_by_other(number - 1), self._scored_by_other(0))
+                numbers |= _against(
+                    "other", apart, self._scored_by_other(self._last(number - 1)), self._scored_by_other(0)
+                )
         numbers["length"] = held.mean_length(mine)
         if number:
             self.told.phase(number, "distance from the first policy")
@@ -394,7 +396,7 @@ class _Rounds:
 
     def _judge_of(self, number: int) -> int:
         """The number of the policy that judges round `number`; one that does not follow is always the first."""
-        return max(0, number - 1) if self.plan.judge.follows else 0
+        return self._last(max(0, number - 1)) if self.plan.judge.follows else 0
 
     def _scored(self, number: int, by: int) -> Answers:
         """The answers of policy `number` under the judge that was used when `by` was the policy."""
@@ -431,9 +433,14 @@ class _Rounds:
 
     def model(self, number: int) -> str:
         """M_t; a round that trained nothing leaves the one before."""
+        last = self._last(number)
+        return str(self._at(last) / "model") if last else self.plan.model
+
+    def _last(self, number: int) -> int:
+        """The last round up to this one that trained a model; 0 for none."""
         while number and not (self._at(number) / "model").exists():
             number -= 1
-        return str(self._at(number) / "model") if number else self.plan.model
+        return number
 
     def _at(self, number: int) -> Path:
         return self.folder / f"round-{number}"
