@@ -84,7 +84,7 @@ def iterate(
     from judges.cli.pairs import recipe_of
     from judges.cli.score import read_pairs
     from judges.errors import CannotRun
-    from judges.preferences.iterate import Plan
+    from judges.preferences.plan import Plan
     from judges.preferences.select import Rule, Strategy
     from judges.preferences.training import DPOSettings
 

@@ -10,7 +10,8 @@ from typing import Any
 from judges.evaluation.report.html import write_whole
 from judges.evaluation.report.markdown import table
 from judges.preferences.held_out import Estimate, write_json
-from judges.preferences.iterate import Plan, Round
+from judges.preferences.iterate import Round
+from judges.preferences.plan import Plan
 
 REPORT, PLOT = "report.md", "rounds.png"
 # A number's name, what it is, and how it is written.

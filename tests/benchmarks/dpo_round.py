@@ -11,8 +11,8 @@ is the KL divergence from the first policy.
    score is higher than the first policy's, p < 0.01 paired by prompt, also at equal length, within 60 minutes on two
    cores. Expected: from about 1.0 of 3 to 1.5 or more, because almost every prompt has candidates with and without the
    format, and the first token alone decides half of it.
-2. `self`: the same model judges its own answers by the self-rewarding rubric; the rules only measure. No goal.
-   Expected: nothing, since a judge of this size is close to a coin.
+2. `self`: the same model judges the same candidates by the self-rewarding rubric, one greedy vote each; the rules only
+   measure. No goal. Expected: nothing, since a judge of this size is close to a coin.
 
 A killed run goes on where it was; the folder keeps everything.
 """
@@ -43,7 +43,7 @@ TRAINING = (
     *("--lora", "16", "--learning-rate", "2e-4", "--epochs", "2", "--beta", "0.1"),
     *("--batch-size", "8", "--accumulation", "1"),
 )
-SELF = "self-rewarding,votes=3,max_tokens=24"
+SELF = "self-rewarding,votes=1,max_tokens=24"
 
 
 def main() -> None:
@@ -54,15 +54,16 @@ def main() -> None:
     asked = parser.parse_args()
     asked.output.mkdir(parents=True, exist_ok=True)
     train, held_out, rules = write_inputs(asked.data / "prompts.jsonl", asked.output)
-    judges = {"rules": (f"rules,file={rules}", "length", 6), "self": (SELF, f"rules,file={rules}", 4)}
+    judges = {"rules": (f"rules,file={rules}", "length"), "self": (SELF, f"rules,file={rules}")}
     print(f"{date.today()}, {os.cpu_count()} cores, {TRAIN} prompts, {HELD_OUT} held out")
-    for name, (judge, other, candidates) in judges.items():
+    policy = f"{POLICY},store={asked.output / 'completions.sqlite'}"  # what one run has drawn the other need not draw
+    for name, (judge, other) in judges.items():
         if asked.only not in (None, name):
             continue
         started = time.monotonic()
-        command = [sys.executable, "-m", "judges.cli", "iterate", train, "--held-out", held_out, "--policy", POLICY]
+        command = [sys.executable, "-m", "judges.cli", "iterate", train, "--held-out", held_out, "--policy", policy]
         command += ["--scorer", judge, "--other", other, "--rounds", "1", "--no-stop", *TRAINING]
-        command += ["--candidates", str(candidates), "-o", str(asked.output / name)]
+        command += ["--candidates", "6", "-o", str(asked.output / name)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         tell(name, asked.output / name, (time.monotonic() - started) / 60)
 

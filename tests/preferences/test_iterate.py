@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from judges.errors import CannotRun
-from judges.preferences.iterate import Judge, Plan, Told, iterate
+from judges.preferences.iterate import Told, iterate
+from judges.preferences.plan import Judge, Plan
 from judges.preferences.rounds_report import best, write_report
 from judges.preferences.training import DPOSettings
 
