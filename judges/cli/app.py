@@ -8,7 +8,18 @@ from typing import Annotated, cast
 import typer
 
 from judges.cli.iterate_options import iterate
-from judges.cli.options import Quiet, SpecOption
+from judges.cli.options import (
+    Against,
+    Agreement,
+    Choose,
+    LengthTolerance,
+    Margin,
+    Quality,
+    Quiet,
+    SpecOption,
+    Top,
+    Whole,
+)
 from judges.cli.training_options import doctor, filter_, train
 
 app = typer.Typer(
@@ -165,20 +176,14 @@ def pairs(
         ),
     ] = None,
     candidates: Annotated[int, typer.Option(min=2, help="Responses to a prompt.")] = 4,
-    choose: Annotated[str, typer.Option(help="best-worst, best-random, all or top-k.")] = "best-worst",
-    top: Annotated[int, typer.Option(min=1, help="The k of top-k.")] = 2,
-    margin: Annotated[float, typer.Option(min=0, help="The least difference of two scores.")] = 0.0,
-    agreement: Annotated[
-        float, typer.Option(min=0, max=1, help="The least share of votes that prefer the chosen one.")
-    ] = 0.0,
-    length_tolerance: Annotated[
-        float, typer.Option(min=0, help="Within this share of the scores' range below the best, take the shortest.")
-    ] = 0.0,
-    whole: Annotated[bool, typer.Option("--whole", help="No candidate that the token limit cut.")] = False,
-    quality: Annotated[bool, typer.Option("--quality", help="Filter the pairs, as assay filter does.")] = False,
-    against: Annotated[
-        list[str] | None, typer.Option(help="A benchmark or file whose prompts stay out; more than once.")
-    ] = None,
+    choose: Choose = "best-worst",
+    top: Top = 2,
+    margin: Margin = 0.0,
+    agreement: Agreement = 0.0,
+    length_tolerance: LengthTolerance = 0.0,
+    whole: Whole = False,
+    quality: Quality = False,
+    against: Against = None,
     budget: Annotated[int | None, typer.Option(min=1, help="At most so many pairs, drawn at random.")] = None,
     instruct: Annotated[
         int | None, typer.Option(min=1, help="FILE is seeds: let the policy make so many new prompts of them.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from judges.cli.options import Quiet
+from judges.cli.options import Against, Agreement, Choose, LengthTolerance, Margin, Quality, Quiet, Top, Whole
 
 
 def iterate(
@@ -48,20 +48,14 @@ def iterate(
         str | None,
         typer.Option(help="Who compares the policy's judgments, to train it on: pairwise.", metavar="SPEC"),
     ] = None,
-    choose: Annotated[str, typer.Option(help="best-worst, best-random, all or top-k.")] = "best-worst",
-    top: Annotated[int, typer.Option(min=1, help="The k of top-k.")] = 2,
-    margin: Annotated[float, typer.Option(min=0, help="The least difference of two scores.")] = 0.0,
-    agreement: Annotated[
-        float, typer.Option(min=0, max=1, help="The least share of votes that prefer the chosen one.")
-    ] = 0.0,
-    length_tolerance: Annotated[
-        float, typer.Option(min=0, help="Within this share of the scores' range below the best, take the shortest.")
-    ] = 0.0,
-    whole: Annotated[bool, typer.Option("--whole", help="No candidate that the token limit cut.")] = False,
-    quality: Annotated[bool, typer.Option("--quality", help="Filter the pairs, as assay filter does.")] = False,
-    against: Annotated[
-        list[str] | None, typer.Option(help="A benchmark or file whose prompts stay out; more than once.")
-    ] = None,
+    choose: Choose = "best-worst",
+    top: Top = 2,
+    margin: Margin = 0.0,
+    agreement: Agreement = 0.0,
+    length_tolerance: LengthTolerance = 0.0,
+    whole: Whole = False,
+    quality: Quality = False,
+    against: Against = None,
     budget: Annotated[int | None, typer.Option(min=1, help="At most so many pairs a round, drawn at random.")] = None,
     beta: Annotated[float, typer.Option(min=0, help="DPO's weight of staying near the round's first model.")] = 0.1,
     lora: Annotated[int, typer.Option(min=0, help="Rank of LoRA adapters; 0 trains every weight.")] = 16,
