@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from judges.data.quality import preferences
 from judges.engines.base import RequestFailed
-from judges.engines.chat import conversation_ids, plain_ids
-from judges.quality import preferences
+from judges.engines.chat_template import conversation_ids, plain_ids
 from judges.types import Failure, Item, Message
 
 

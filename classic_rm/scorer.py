@@ -14,8 +14,8 @@ from typing import Any, Literal
 from classic_rm.data import Encoded
 from classic_rm.ensemble import Ensemble, members_of
 from classic_rm.model import read_statistics
-from classic_rm.pooling import PoolingModel
 from classic_rm.reward_model import RewardModel, Rewards
+from classic_rm.vllm_pooling import PoolingModel
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.errors import CannotRun
 from judges.scorer import Scorer, softmax_preference

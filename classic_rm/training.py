@@ -19,13 +19,13 @@ from scipy.optimize import minimize_scalar
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from classic_rm.checkpoints import last_checkpoint, run_trainer, whole_folder
 from classic_rm.data import Counts, Example, encode_items, split_by_prompt, with_foreign_rejected
 from classic_rm.model import RewardNetwork, begin, max_length_of, save_model, write_statistics
 from classic_rm.prefix_sharing import allow_sharing
 from classic_rm.reward_model import RewardModel
 from classic_rm.settings import TrainingSettings
 from classic_rm.trainer import MEASURES, Collator, Numbered, PairTrainer
-from judges.checkpoints import last_checkpoint, run_trainer, whole_folder
 from judges.errors import CannotRun
 from judges.types import Failure, Item
 

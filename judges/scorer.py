@@ -17,7 +17,7 @@ from judges.errors import CannotRun
 from judges.types import Item, Judgment, Scale, Scorecard
 
 if TYPE_CHECKING:
-    from judges.reward_function import RewardFunction
+    from judges.serving.reward_function import RewardFunction
 
 
 class Scorer(ABC):
@@ -52,9 +52,9 @@ class Scorer(ABC):
         self, name: str = "", system: str = "", reference: str = "", rubric: str = ""
     ) -> RewardFunction:
         """This scorer as one of TRL's `reward_funcs`; `reference="solution"` names a column of the dataset."""
-        from judges.reward_function import RewardFunction
-
-        return RewardFunction(self, name, system, reference, rubric)
+        # Found by name, as scorers are: an import would point from here up to `serving`.
+        reward_function: Callable[..., RewardFunction] = import_module("judges.serving.reward_function").RewardFunction
+        return reward_function(self, name, system, reference, rubric)
 
     def close(self) -> None:
         """Free what the scorer holds. Safe to call twice."""
@@ -133,15 +133,15 @@ def reread_from(scorer: Scorer, path: Path) -> None:
 # name -> where its class is; imported only when asked for. `classic_rm` is found here, by name.
 REGISTRY: dict[str, str] = {
     "bradley-terry": "classic_rm.scorer:BradleyTerryScorer",
-    "self-rewarding": "judges.self_rewarding:SelfRewarding",
-    "critique-out-loud": "judges.critique_out_loud:CritiqueOutLoud",
-    "pairwise": "judges.pairwise:Pairwise",
-    "panel": "judges.panel:Panel",
-    "calibrated": "judges.calibrated:Calibrated",
-    "implicit-reward": "judges.implicit_reward:ImplicitReward",
-    "rules": "judges.rules:Rules",
-    "length": "judges.baselines:Length",
-    "random": "judges.baselines:Random",
+    "self-rewarding": "judges.scorers.self_rewarding:SelfRewarding",
+    "critique-out-loud": "judges.scorers.critique_out_loud:CritiqueOutLoud",
+    "pairwise": "judges.scorers.pairwise:Pairwise",
+    "panel": "judges.scorers.panel:Panel",
+    "calibrated": "judges.scorers.calibrated:Calibrated",
+    "implicit-reward": "judges.scorers.implicit_reward:ImplicitReward",
+    "rules": "judges.scorers.rules:Rules",
+    "length": "judges.scorers.baselines:Length",
+    "random": "judges.scorers.baselines:Random",
 }
 
 

@@ -38,7 +38,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def vllm_engine() -> Iterator[object]:
-    from judges.engines.shared import open_engine, release
+    from judges.engines.registry import open_engine, release
 
     engine = open_engine("vllm", "embedded:smollm2-135m")
     yield engine

@@ -16,11 +16,11 @@ from classic_rm.doctor.judge import (
     check_judge_pad,
     check_loaded,
 )
-from classic_rm.doctor.patient import Finding, Level, Patient, Refused, first_line, quiet
+from classic_rm.doctor.loaded_model import Finding, Level, Patient, Refused, first_line, quiet
 from classic_rm.doctor.rewards import check_assay, check_batch, check_dtype, check_head, check_place
 from classic_rm.doctor.tokens import check_bos, check_pad, check_template, check_truncation
 from classic_rm.doctor.weights import check_weights
-from judges.known import find
+from judges.catalog import find
 
 __all__ = ["Finding", "Level", "examine"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from classic_rm.doctor.patient import Finding, Patient, Refused
+from classic_rm.doctor.loaded_model import Finding, Patient, Refused
 from classic_rm.doctor.texts import CONVERSATIONS
 from classic_rm.doctor.tokens import UNSET, asked
 from judges.engines.base import RequestFailed
-from judges.engines.chat import conversation_ids
+from judges.engines.chat_template import conversation_ids
 
 MISSING = "The checkpoint has no {}, and transformers draws fresh ones: every load writes other texts."
 

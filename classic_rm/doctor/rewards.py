@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from classic_rm.doctor.patient import (
+from classic_rm.doctor.loaded_model import (
     Finding,
     Level,
     Patient,

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from classic_rm.data import Encoded, encode
-from classic_rm.doctor.patient import Finding, Patient, Refused, Row
+from classic_rm.doctor.loaded_model import Finding, Patient, Refused, Row
 from classic_rm.doctor.texts import CONVERSATIONS, SHORT
 from classic_rm.model import PAD
 from judges.engines.base import RequestFailed
-from judges.engines.chat import chat_ids, conversation_ids
+from judges.engines.chat_template import chat_ids, conversation_ids
 from judges.types import Message
 
 UNSET = 10**9  # tokenizers without a limit of their own say 10**30

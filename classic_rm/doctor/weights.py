@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from classic_rm.doctor.patient import Finding, Patient, stored
+from classic_rm.doctor.loaded_model import Finding, Patient, stored
 
 
 def check_weights(patient: Patient) -> Iterator[Finding]:

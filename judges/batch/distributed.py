@@ -20,9 +20,9 @@ from typing import Any
 from judges.batch import manifest
 from judges.batch.output import Options, Output, outputs_of
 from judges.batch.run import Run, Summary, check_manifest, too_many
-from judges.batch.shards import Shard, digest, is_folder, is_stream, ranges, shards_of
-from judges.batch.writers import write_rows
-from judges.candidates import Policy
+from judges.data.shards import Shard, digest, is_folder, is_stream, ranges, shards_of
+from judges.data.writers import write_rows
+from judges.engines.policy import Policy
 from judges.errors import CannotRun
 from judges.scorer import load_scorer, plain
 from judges.types import Usage

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from judges.batch.numbers import Numbers
-from judges.batch.writers import reason_told
+from judges.data.json_lines import from_line, to_line
+from judges.data.row_set import Numbers
+from judges.data.writers import reason_told
 from judges.errors import CannotRun
-from judges.json_lines import from_line, to_line
 
 FLUSH_SECONDS = 0.05  # a row waits no longer to be on disk; rows may come by the ten thousand a second
 FLUSH_BYTES = 1 << 15

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from judges.batch.journal import Journal, Printing
-from judges.batch.numbers import Numbers
-from judges.batch.readers import SHOWN, Records, format_of
-from judges.batch.rows import Row, read_rows
-from judges.batch.shards import Shard, is_folder, is_stream
-from judges.batch.writers import write_rows
+from judges.data.readers import SHOWN, Records, format_of
+from judges.data.row_set import Numbers
+from judges.data.rows import Row, read_rows
+from judges.data.shards import Shard, is_folder, is_stream
+from judges.data.writers import write_rows
 from judges.errors import CannotRun
 
 

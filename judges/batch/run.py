@@ -18,10 +18,10 @@ from typing import Any, Self
 
 from judges.batch import manifest
 from judges.batch.output import Options, Output, Printed, outputs_of
-from judges.batch.rows import Row
-from judges.batch.shards import digest, drawn, is_folder, is_stream, shards_of
-from judges.batch.writers import output_row, reason_of
-from judges.candidates import Policy, Prompt, Sampled
+from judges.data.rows import Row
+from judges.data.shards import digest, drawn, is_folder, is_stream, shards_of
+from judges.data.writers import output_row, reason_of
+from judges.engines.policy import Policy, Prompt, Sampled
 from judges.errors import CannotRun
 from judges.scorer import Scorer, plain, reread_from
 from judges.types import Failure, Item, Scorecard, Usage

@@ -206,7 +206,7 @@ def pairs(
     from judges.cli.pairs import Asked, run
     from judges.cli.score import read_pairs
     from judges.errors import CannotRun
-    from judges.preferences.select import Rule, Strategy
+    from judges.preferences.selection import Rule, Strategy
 
     try:
         rule = Rule(cast(Strategy, choose), top, margin, agreement, length_tolerance, whole=whole)

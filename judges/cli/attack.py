@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from judges.attacks import ATTACKS, HARMLESS, Attack, attack_names
 from judges.cli.progress import RowProgress
 from judges.errors import CannotRun
+from judges.evaluation.attacks import ATTACKS, HARMLESS, Attack, attack_names
 from judges.evaluation.benchmarks import load_benchmark
 from judges.evaluation.robustness import Robustness, Share, Trial, measure
-from judges.llm_judge import LLMJudge
 from judges.scorer import load_scorer, parse_spec
+from judges.scorers.llm_judge import LLMJudge
 from judges.types import to_plain
 
 

@@ -18,19 +18,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from judges.batch.output import Options
-from judges.batch.readers import SHOWN, STANDARD_INPUT, format_of
-from judges.batch.rows import read_rows
 from judges.batch.run import STANDARD_OUTPUT, Summary, score_file
-from judges.batch.shards import is_folder, is_stream, shards_of
-from judges.batch.writers import write_rows
-from judges.candidates import Policy
 from judges.cli.progress import RowProgress
 from judges.cli.score import judge_of, load_policy
+from judges.data.json_lines import to_line
+from judges.data.readers import SHOWN, STANDARD_INPUT, format_of
+from judges.data.rows import read_rows
+from judges.data.shards import is_folder, is_stream, shards_of
+from judges.data.writers import write_rows
+from judges.engines.policy import Policy
 from judges.errors import CannotRun
 from judges.evaluation.report.markdown import visible
-from judges.json_lines import to_line
-from judges.preferences.best import Curve, Expected, Pick, Scored, curve_of, picks, scored_of
-from judges.preferences.best_plot import ticks, write_plot
+from judges.preferences.best_of_n import Curve, Expected, Pick, Scored, curve_of, picks, scored_of
+from judges.preferences.best_of_n_plot import ticks, write_plot
 from judges.scorer import Scorer, load_scorer, parse_spec
 from judges.types import Item
 

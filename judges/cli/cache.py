@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from judges.data.json_lines import to_line
 from judges.engines.store import Store
 from judges.errors import CannotRun
 from judges.evaluation.report.markdown import visible
-from judges.json_lines import to_line
 
 STORES = ("completions.sqlite", "candidates.sqlite")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

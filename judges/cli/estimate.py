@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from judges.batch.readers import records
+from judges.data.readers import records
 from judges.errors import CannotRun
-from judges.evaluation.corrected import LARGEST, Estimate, TooFewLabels, by_group, estimate
 from judges.evaluation.report.markdown import visible
 from judges.evaluation.results import Number
+from judges.evaluation.statistics.prediction_powered import LARGEST, Estimate, TooFewLabels, by_group, estimate
 from judges.types import Failure
 
 TOLD = 5  # rows without a verdict that are told one by one

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from judges.batch.rows import read_rows
+from judges.data.rows import read_rows
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import load_benchmark, named
-from judges.llm_judge import LLMJudge
 from judges.scorer import Scorer, load_scorer, parse_spec
+from judges.scorers.llm_judge import LLMJudge
 from judges.types import Failure, Item, Message, Scorecard
 
 

@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from judges.batch.items import conversation
-from judges.batch.rows import Row, read_rows
 from judges.cli.progress import RowProgress
+from judges.data.items import conversation
+from judges.data.json_lines import to_line
+from judges.data.quality import REASONS, Filters, Prompt, Taken, decide
+from judges.data.rows import Row, read_rows
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED, load_benchmark
-from judges.json_lines import to_line
-from judges.quality import REASONS, Filters, Prompt, Taken, decide
 from judges.types import Failure, Item
 
 OURS = ("row", "reason", "why")  # what a taken row adds; an input column of the same name is kept as "input.NAME"

@@ -13,8 +13,8 @@ from judges.batch.run import Summary
 from judges.cli.progress import RowProgress
 from judges.cli.score import is_judge, is_place
 from judges.errors import CannotRun
-from judges.preferences.iterate import Round, Told, iterate
-from judges.preferences.plan import Judge, Plan
+from judges.preferences.rounds import Round, Told, iterate
+from judges.preferences.rounds_config import Judge, Plan
 from judges.preferences.rounds_report import REPORT, best, rows_of, write_report
 from judges.scorer import parse_spec
 

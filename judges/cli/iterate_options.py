@@ -78,9 +78,9 @@ def iterate(
     from judges.cli.pairs import recipe_of
     from judges.cli.score import read_pairs
     from judges.errors import CannotRun
-    from judges.preferences.plan import Plan
-    from judges.preferences.select import Rule, Strategy
-    from judges.preferences.training import DPOSettings
+    from judges.preferences.dpo import DPOSettings
+    from judges.preferences.rounds_config import Plan
+    from judges.preferences.selection import Rule, Strategy
 
     model, settings = policy_of(policy)
     settings.setdefault("seed", seed)

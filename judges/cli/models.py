@@ -2,8 +2,8 @@
 
 import textwrap
 
+from judges.catalog import Known, find, known_models
 from judges.errors import CannotRun
-from judges.known import Known, find, known_models
 
 
 def show_all() -> None:

@@ -14,22 +14,22 @@ from rich.console import Console
 from rich.table import Table
 
 from judges.batch.output import Options
-from judges.batch.readers import STANDARD_INPUT
-from judges.batch.rows import Row, read_rows
 from judges.batch.run import Summary
-from judges.batch.writers import write_rows
-from judges.candidates import Policy
 from judges.cli.filter import prompts_of
 from judges.cli.progress import RowProgress
 from judges.cli.score import judge_of, load_policy
+from judges.data.json_lines import to_line
+from judges.data.quality import Filters
+from judges.data.readers import STANDARD_INPUT
+from judges.data.rows import Row, read_rows
+from judges.data.writers import write_rows
+from judges.engines.policy import Policy
 from judges.errors import CannotRun
-from judges.json_lines import to_line
-from judges.llm_judge import LLMJudge
 from judges.preferences.export import WHY, Account, Recipe
+from judges.preferences.hub import push
 from judges.preferences.pairs import CANDIDATES, check_source, make_pairs, writing
-from judges.preferences.push import push
-from judges.preferences.select import Rule
-from judges.quality import Filters
+from judges.preferences.selection import Rule
+from judges.scorers.llm_judge import LLMJudge
 from judges.types import Failure, Usage
 
 PROMPTS = "prompts.jsonl"
@@ -99,7 +99,7 @@ def recipe_of(rule: Rule, quality: bool, against: Sequence[str], budget: int | N
 
 def made_prompts(asked: Asked, policy: Policy, count: int, quiet: bool) -> str:
     """A file of new prompts that the policy makes of the seeds in the source (self-instruct)."""
-    from judges.preferences.instruct import Instruct, make_prompts
+    from judges.preferences.self_instruct import Instruct, make_prompts
 
     target = asked.folder / PROMPTS
     if Path(asked.source).expanduser().resolve() == target.resolve():

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from judges.errors import CannotRun
 from judges.evaluation.report import compare_runs, write_changes, write_csv, write_markdown, write_plots, write_report
+from judges.evaluation.report.caveats import doubts
 from judges.evaluation.report.changes import HEAD, Changes, number_rows
-from judges.evaluation.report.doubts import doubts
 from judges.evaluation.report.html import write_whole
 from judges.evaluation.report.markdown import visible
 from judges.evaluation.results import read_run

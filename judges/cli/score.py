@@ -14,14 +14,14 @@ import typer
 
 from judges.batch.output import Options
 from judges.batch.run import STANDARD_OUTPUT, Summary, score_file
-from judges.batch.shards import shards_of
-from judges.candidates import Policy
 from judges.cli.progress import RowProgress
-from judges.engines.shared import ENGINE_PREFIX
+from judges.data.shards import shards_of
+from judges.engines.policy import Policy
+from judges.engines.registry import ENGINE_PREFIX
 from judges.errors import CannotRun
 from judges.evaluation.report.markdown import visible
-from judges.llm_judge import LLMJudge
 from judges.scorer import Scorer, find_scorer, load_scorer, parse_spec, read_value
+from judges.scorers.llm_judge import LLMJudge
 
 if TYPE_CHECKING:
     from judges.batch.distributed import Cluster

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 
-from judges.batch.readers import Records
-from judges.batch.rows import Row, read_rows
-from judges.batch.shards import Shard, is_stream, shards_of
-from judges.candidates import Policy
 from judges.cli.progress import RowProgress, duration
 from judges.cli.score import Wanted, scorer_settings, writer_of
+from judges.data.readers import Records
+from judges.data.rows import Row, read_rows
+from judges.data.shards import Shard, is_stream, shards_of
+from judges.engines.policy import Policy
 from judges.errors import CannotRun
 from judges.evaluation.report.markdown import visible
-from judges.llm_judge import LLMJudge
 from judges.scorer import Scorer, load_scorer
+from judges.scorers.llm_judge import LLMJudge
 from judges.types import Item, Scorecard
 
 SHOWN = 2  # prompts

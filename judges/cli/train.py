@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from judges.baselines import Length
-from judges.batch.rows import read_rows
+from judges.data.quality import decide, preferences
+from judges.data.rows import read_rows
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED, load_benchmark
-from judges.evaluation.metrics import ACCURACY, accuracy_numbers
+from judges.evaluation.metrics.accuracy import ACCURACY, accuracy_numbers
 from judges.evaluation.results import Number
-from judges.quality import decide, preferences
 from judges.scorer import Scorer
+from judges.scorers.baselines import Length
 from judges.types import Failure, Gold, Item
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def as_pairs(item: Item | Failure) -> Iterator[Item]:
 
 
 def filtered(rows: Rows, output: Path, quiet: bool) -> Rows:
-    """The rows that pass every filter of `judges.quality`; the others, with their reasons, in a file."""
+    """The rows that pass every filter of `judges.data.quality`; the others, with their reasons, in a file."""
     readable = [(number, item) for number, item in rows if isinstance(item, Item)]
     verdicts = decide(item for _, item in readable)
     taken = {number: one for (number, _), one in zip(readable, verdicts, strict=True) if one is not None}
@@ -144,8 +144,8 @@ def _finish(name: str, rows: Rows, tests: list[Item], settings: TrainingSettings
 
     def finish(folder: Path, trained: Trained) -> None:
         from classic_rm.bag_of_words import BagOfWords
-        from classic_rm.card import PLOT, card, plot
         from classic_rm.model import read_statistics
+        from classic_rm.model_card import PLOT, card, plot
 
         held = set(trained.held_rows)
         dropped = {row for taken in trained.counts.dropped.values() for row in taken}

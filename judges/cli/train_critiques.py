@@ -9,20 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from judges.batch.rows import Row, read_rows
 from judges.cli.train import Watch, evaluated, filtered, in_turn, say, table
-from judges.critique_out_loud import CritiqueOutLoud, whole
+from judges.data.rows import Row, read_rows
 from judges.engines.base import RequestFailed
+from judges.engines.concurrency import in_flight
 from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED
-from judges.flight import in_flight
 from judges.scorer import Scorer
+from judges.scorers.critique_out_loud import CritiqueOutLoud, whole
 from judges.template import load_template
 from judges.types import Failure, Item
 
 if TYPE_CHECKING:
-    from classic_rm.critique_training import CritiquesTrained, Told, Write
+    from classic_rm.critiques.training import CritiquesTrained, Told, Write
     from classic_rm.settings import CritiqueSettings
 
 COLUMNS = ("chosen_critique", "rejected_critique", "critiques")
@@ -65,7 +65,7 @@ def run(
         import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
 
-        from classic_rm.critique_training import Judging, train_critiques
+        from classic_rm.critiques.training import Judging, train_critiques
         from classic_rm.settings import CritiqueSettings, Start, TrainingSettings
     except ImportError as error:
         raise CannotRun(f"training needs more packages ({error.name}): pip install 'assay[train]'") from error
@@ -168,14 +168,14 @@ def _finish(name: str, rows: Rows, tests: list[Item], settings: CritiqueSettings
     """What is done with the folder before it gets its name: measured on a test file, plotted, described."""
 
     def finish(folder: Path, trained: CritiquesTrained) -> None:
-        from classic_rm.card import PLOT, critique_card, plot
         from classic_rm.model import read_statistics
+        from classic_rm.model_card import PLOT, critique_card, plot
 
         tables = {}
         if tests:
             from classic_rm.bag_of_words import BagOfWords
-            from judges.baselines import Length
             from judges.cli.train import as_pairs
+            from judges.scorers.baselines import Length
 
             learned = [p for number, item in rows if number not in trained.held for p in as_pairs(item)]
             with CritiqueOutLoud(model=str(folder), engine=engine) as model:

@@ -183,8 +183,8 @@ def filter_(
     """Take out preference rows that would teach wrong things, each with its reason."""
     from judges.cli.filter import run
     from judges.cli.score import read_pairs
+    from judges.data.quality import Filters
     from judges.errors import CannotRun
-    from judges.quality import Filters
 
     try:
         filters = Filters(min_length, max_length, min_prompt_length, max_prompt_length, max_similarity, min_agreement)

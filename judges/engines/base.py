@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from judges.errors import CannotRun
-from judges.json_lines import to_escaped
 from judges.types import Failure, FailureReason, Message, Usage
 
 T = TypeVar("T")
@@ -51,19 +49,6 @@ class Request:
     choice: tuple[str, ...] | None = None
     schema: str | None = None
     seed: int | None = None
-
-    def digest(self) -> str:
-        """A hash of all that decides the completion, the model aside."""
-        content = [
-            [[m["role"], m["content"]] for m in self.messages],
-            [self.prefix, self.n, self.temperature, self.top_p, self.max_tokens],
-            [list(self.stop), self.logprobs, list(self.choice) if self.choice else None, self.seed],
-        ]
-        if self.schema is not None:
-            content.append([self.schema])
-        if self.begun is not None:
-            content.append(list(self.begun.token_ids))
-        return hashlib.sha256(to_escaped(content, finite=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 from judges.engines.base import Engine, Generated, LogLikelihood, RequestFailed
-from judges.engines.chat import chat_ids, conversation_ids, plain_ids
+from judges.engines.chat_template import chat_ids, conversation_ids, plain_ids
 from judges.types import Message
 
 

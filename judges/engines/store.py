@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import sqlite3
 import threading
 import time
@@ -15,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed
 from judges.errors import CannotRun
-from judges.json_lines import from_line, to_escaped
 from judges.types import Message, Usage, plain_usage
 
 _PATIENCE = 60.0
@@ -82,13 +84,13 @@ class Store:
         """What is kept under a key."""
         with self._lock, self._told():
             row = self._reader.execute("SELECT value FROM completions WHERE key = ?", (key,)).fetchone()
-        return None if row is None else from_line(row[0])
+        return None if row is None else _from_json(row[0])
 
     async def put(self, key: bytes, engine: int, value: Mapping[str, Any]) -> None:
         """Keep an answer; returns when it is on disk. Raises CannotRun when it cannot be."""
         running = asyncio.get_running_loop()
         done: asyncio.Future[None] = running.create_future()
-        row = (key, engine, int(time.time()), to_escaped(value))
+        row = (key, engine, int(time.time()), _to_json(value))
         self._waiting.append((row, done))
         if self._writing is None or self._writing.done():
             self._writing = running.create_task(self._write_waiting())
@@ -149,7 +151,7 @@ class Store:
                 " FROM completions JOIN engines ON engines.id = engine ORDER BY created, key"
             )
             for key, identity, created, value in found:
-                yield {"key": key, "engine": json.loads(identity), "created": created, **from_line(value)}
+                yield {"key": key, "engine": json.loads(identity), "created": created, **_from_json(value)}
 
     def prune(self, before: float | None = None, model: str | None = None) -> int:
         """Take out answers that were kept before a time (seconds since 1970), of one model or of all; how many."""
@@ -216,7 +218,7 @@ class StoredEngine(Engine):
         return None if self.engine is None else self.engine.token_ids(messages, prefix, begun)
 
     async def complete(self, request: Request) -> Completion:
-        key = self._key(request.digest())
+        key = self._key(request_digest(request))
         if (kept := self._kept(key)) is not None:
             return Completion(tuple(map(_generated, kept["choices"])), Usage(**kept["usage"]))
         completion = await self._asked().complete(request)
@@ -226,7 +228,7 @@ class StoredEngine(Engine):
     async def log_likelihood(
         self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
     ) -> LogLikelihood:
-        key = self._key("log-likelihood", Request(messages, prefix=prefix, begun=begun).digest(), continuation)
+        key = self._key("log-likelihood", request_digest(Request(messages, prefix=prefix, begun=begun)), continuation)
         if (kept := self._kept(key)) is not None:
             return _likelihood(kept)
         answer = await self._asked().log_likelihood(messages, prefix, continuation, begun)
@@ -240,7 +242,9 @@ class StoredEngine(Engine):
         continuations: tuple[str, ...],
         begun: Generated | None = None,
     ) -> list[LogLikelihood]:
-        key = self._key("log-likelihoods", Request(messages, prefix=prefix, begun=begun).digest(), *continuations)
+        key = self._key(
+            "log-likelihoods", request_digest(Request(messages, prefix=prefix, begun=begun)), *continuations
+        )
         if (kept := self._kept(key)) is not None:
             return [_likelihood(one) for one in kept["all"]]
         answers = await self._asked().log_likelihoods(messages, prefix, continuations, begun)
@@ -248,7 +252,7 @@ class StoredEngine(Engine):
         return answers
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
-        key = self._key("response-log-likelihood", Request(messages).digest(), response)
+        key = self._key("response-log-likelihood", request_digest(Request(messages)), response)
         if (kept := self._kept(key)) is not None:
             return _likelihood(kept)
         answer = await self._asked().response_log_likelihood(messages, response)
@@ -293,3 +297,46 @@ def _generated(kept: Mapping[str, Any]) -> Generated:
     logprobs = kept.get("logprobs")
     ids = tuple(kept["token_ids"])
     return Generated(kept["text"], kept["finish"], ids, None if logprobs is None else tuple(logprobs))
+
+
+def request_digest(request: Request) -> str:
+    """A SHA-256 of everything that decides the completion of a request, the model aside: half of a store's key."""
+    content = [
+        [[m["role"], m["content"]] for m in request.messages],
+        [request.prefix, request.n, request.temperature, request.top_p, request.max_tokens],
+        [list(request.stop), request.logprobs, list(request.choice) if request.choice else None, request.seed],
+    ]
+    if request.schema is not None:
+        content.append([request.schema])
+    if request.begun is not None:
+        content.append(list(request.begun.token_ids))
+    return hashlib.sha256(_to_json(content).encode()).hexdigest()
+
+
+def _to_json(value: Any) -> str:
+    r"""JSON that is always valid UTF-8: a lone surrogate, which a model can generate, stays an escape, and a
+    log-probability of -inf stays `-Infinity`, which orjson would turn into null.
+
+    >>> _to_json(["\ud83d", 1.5]), _to_json(["ü", float("-inf")])
+    ('["\\ud83d", 1.5]', '["\\u00fc", -Infinity]')
+    """
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        return json.dumps(value)
+    return json.dumps(value) if "null" in text and not _is_finite(value) else text
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:  # -Infinity
+        return json.loads(text)
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

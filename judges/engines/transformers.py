@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from judges.engines.base import Completion, Generated, LogLikelihood, Request, RequestFailed
-from judges.engines.chat import plain_ids
+from judges.engines.chat_template import plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.local import LocalEngine
 from judges.errors import CannotRun

@@ -10,10 +10,10 @@ import time
 from typing import Any
 
 from judges.engines.base import Completion, Generated, LogLikelihood, Request, RequestFailed, loop
-from judges.engines.chat import plain_ids
+from judges.engines.chat_template import plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.local import LocalEngine
-from judges.engines.starting import Lives, Start
+from judges.engines.vllm_process import Lives, Start
 from judges.errors import CannotRun
 from judges.types import Message, Usage
 

@@ -10,7 +10,7 @@ from judges.errors import CannotRun
 from judges.evaluation.judging import Judged
 from judges.evaluation.measure import headline_tally
 from judges.evaluation.results import Contrast, Number, Result, Run, read_lines, read_run
-from judges.evaluation.significance import change
+from judges.evaluation.statistics.significance import change
 from judges.types import Scorecard, scorecard
 
 Key = tuple[str, str]  # a benchmark's name and a scorer's label

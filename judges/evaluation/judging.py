@@ -13,8 +13,8 @@ from typing import Any
 
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks.base import Benchmark
-from judges.llm_judge import LLMJudge
 from judges.scorer import Scorer
+from judges.scorers.llm_judge import LLMJudge
 from judges.types import Item, Scorecard, scorecard, to_plain
 
 

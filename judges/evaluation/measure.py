@@ -6,21 +6,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from judges.attacks import ATTACKS
-from judges.evaluation import intervals, robustness
-from judges.evaluation.agreement import agreement_numbers
+from judges.evaluation import robustness
+from judges.evaluation.attacks import ATTACKS
 from judges.evaluation.benchmarks import limited
 from judges.evaluation.benchmarks.base import Benchmark
-from judges.evaluation.between import between_numbers
-from judges.evaluation.bias import bias_numbers
-from judges.evaluation.calibration import measure as calibration
-from judges.evaluation.correlation import correlation_numbers, per_prompt_tau
 from judges.evaluation.judging import Judged
-from judges.evaluation.metrics import accuracy, accuracy_numbers, noted
-from judges.evaluation.ranking import ranked, ranking_numbers
+from judges.evaluation.metrics.accuracy import accuracy, accuracy_numbers, noted
+from judges.evaluation.metrics.agreement import agreement_numbers
+from judges.evaluation.metrics.bias import bias_numbers
+from judges.evaluation.metrics.calibration import measure as calibration
+from judges.evaluation.metrics.correlation import correlation_numbers, per_prompt_tau
+from judges.evaluation.metrics.ranking import ranked, ranking_numbers
+from judges.evaluation.metrics.scorer_agreement import between_numbers
 from judges.evaluation.results import Contrast, Measured, Number, Result
-from judges.evaluation.significance import contrasts
-from judges.evaluation.tally import Tally, prompt_of
+from judges.evaluation.statistics import intervals
+from judges.evaluation.statistics.significance import contrasts
+from judges.evaluation.statistics.tally import Tally, prompt_of
 from judges.scorer import Scorer
 from judges.types import Usage
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from judges.attacks import Attack, Known, is_chinese
-from judges.evaluation import intervals
-from judges.evaluation.metrics import credit
-from judges.evaluation.tally import Mean, Tally
-from judges.llm_judge import LLMJudge
-from judges.quality import preferences
+from judges.data.quality import preferences
+from judges.evaluation.attacks import Attack, Known, is_chinese
+from judges.evaluation.metrics.accuracy import credit
+from judges.evaluation.statistics import intervals
+from judges.evaluation.statistics.tally import Mean, Tally
 from judges.scorer import Scorer
+from judges.scorers.llm_judge import LLMJudge
 from judges.types import Gold, Item, Scorecard
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from judges.evaluation.results import Contrast, Number
-from judges.evaluation.significance import LEVEL, cheapest_not_worse, rounded
+from judges.evaluation.statistics.significance import LEVEL, cheapest_not_worse, rounded
 
 
 def summary(title: str, values: Mapping[str, Number], costs: Mapping[str, float], contrasts: Sequence[Contrast]) -> str:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from judges.batch.writers import write_rows
-from judges.json_lines import to_line
-from judges.preferences.judged import Judged, judged_rows
-from judges.preferences.select import DROPS, Chosen, Pair, Rule, choose
-from judges.quality import REASONS, Filters, Prompt, Taken, decide
+from judges.data.json_lines import to_line
+from judges.data.quality import REASONS, Filters, Prompt, Taken, decide
+from judges.data.writers import write_rows
+from judges.preferences.scored_candidates import Judged, judged_rows
+from judges.preferences.selection import DROPS, Chosen, Pair, Rule, choose
 from judges.types import Failure, Gold, Item, Message
 
 NOT_DRAWN = "not-drawn"

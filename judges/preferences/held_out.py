@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from judges.baselines import Length
 from judges.batch.output import Options
 from judges.batch.run import Summary, score_file
-from judges.batch.writers import write_rows
-from judges.candidates import Policy, Prompt
+from judges.data.json_lines import to_line
+from judges.data.writers import write_rows
+from judges.engines.policy import Policy, Prompt
 from judges.errors import CannotRun
-from judges.json_lines import to_line
-from judges.preferences.judged import judged_rows
+from judges.preferences.scored_candidates import judged_rows
 from judges.scorer import Scorer
+from judges.scorers.baselines import Length
 from judges.types import Failure, Item
 
 _DRAWS = 9999

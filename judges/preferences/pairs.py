@@ -10,11 +10,11 @@ from pathlib import Path
 
 from judges.batch.output import Options
 from judges.batch.run import Summary, score_file
-from judges.batch.shards import is_folder, shards_of
-from judges.candidates import Policy
+from judges.data.shards import is_folder, shards_of
+from judges.engines.policy import Policy
 from judges.errors import CannotRun
 from judges.evaluation.report.html import write_whole
-from judges.preferences.card import write_card
+from judges.preferences.dataset_card import write_card
 from judges.preferences.export import WHY, Account, Recipe, write_pairs
 from judges.scorer import Scorer, plain
 

@@ -10,8 +10,8 @@ from typing import Any
 from judges.evaluation.report.html import write_whole
 from judges.evaluation.report.markdown import table
 from judges.preferences.held_out import Estimate, write_json
-from judges.preferences.iterate import Round
-from judges.preferences.plan import Plan
+from judges.preferences.rounds import Round
+from judges.preferences.rounds_config import Plan
 
 REPORT, PLOT = "report.md", "rounds.png"
 # A number's name, what it is, and how it is written.

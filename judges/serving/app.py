@@ -15,14 +15,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from judges.batch.items import to_item
-from judges.batch.rows import Row
-from judges.batch.writers import output_row
-from judges.reward_function import grouped, rewards
-from judges.serving.answers import JSON, answer, error, failed
-from judges.serving.gate import Gate
+from judges.data.items import to_item
+from judges.data.rows import Row
+from judges.data.writers import output_row
 from judges.serving.metrics import Metrics
+from judges.serving.middleware import Gate
 from judges.serving.openrlhf import read_queries
+from judges.serving.responses import JSON, answer, error, failed
+from judges.serving.reward_function import grouped, rewards
 from judges.serving.service import Reason, Refused, Service
 from judges.types import Failure, Item, Scorecard
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from judges.batch.items import to_item
+from judges.data.items import to_item
 from judges.types import Failure, Item
 
 # What a policy ends its answer with. One is taken off: what stands before it, the policy wrote.

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from judges import load_scorer
-from judges.batch import readers
 from judges.batch.output import Options
 from judges.batch.run import score_file
+from judges.data import readers
 from judges.errors import CannotRun
 
 

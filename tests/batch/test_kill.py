@@ -16,7 +16,7 @@ import pytest
 SLOW_SCORER = """
 import sys, time
 from pathlib import Path
-from judges.baselines import Length
+from judges.scorers.baselines import Length
 from judges.batch.run import score_file
 
 class Slow(Length):

@@ -23,12 +23,12 @@ from fakes import FakeEngine, use
 from typer.testing import CliRunner
 
 from judges import Failure, Item, Judgment, Scorecard, load_scorer
-from judges.baselines import Length
 from judges.batch import manifest
 from judges.batch.output import Options
 from judges.batch.run import Summary, score_file
 from judges.cli.app import app
 from judges.errors import CannotRun
+from judges.scorers.baselines import Length
 
 
 class Noting(Length):
@@ -453,8 +453,8 @@ def test_what_needs_a_file_is_not_done_on_a_pipe(source):
 KILLED = """
 import sys, time
 from pathlib import Path
-from judges.baselines import Length
-from judges.batch import parquet, writers
+from judges.scorers.baselines import Length
+from judges.data import parquet, writers
 from judges.batch.output import Options
 from judges.batch.run import score_file
 

@@ -153,7 +153,7 @@ def _listed(seconds: list[float]) -> str:
 def tokenizer(judge):
     from transformers import AutoTokenizer
 
-    from judges.engines.chat import chat_ids
+    from judges.engines.chat_template import chat_ids
     from judges.engines.embedded import resolve_model
 
     words = AutoTokenizer.from_pretrained(resolve_model("embedded:smollm2-135m"))

@@ -29,7 +29,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from judges.preferences.iterate import read_round
+from judges.preferences.rounds import read_round
 from judges.preferences.rounds_report import NUMBERS, shown
 
 SYSTEM = 'Answer with a numbered list of short points. Begin with "1." at once: no introduction, no closing words.'

@@ -41,15 +41,15 @@ from pathlib import Path
 from typing import Any
 
 from judges import Item
-from judges.batch.items import conversation
+from judges.data.items import conversation
 from judges.engines import watchdog
 from judges.engines.base import Completion, Engine, Generated, Request, submit
-from judges.engines.chat import chat_ids
+from judges.engines.chat_template import chat_ids
 from judges.engines.embedded import resolve_model
 from judges.engines.store import StoredEngine
 from judges.engines.vllm import VLLMEngine, cpu_settings, quiet_environment
 from judges.extraction import read_score
-from judges.self_rewarding import SelfRewarding
+from judges.scorers.self_rewarding import SelfRewarding
 from judges.types import Usage
 
 MODEL = "embedded:smollm2-135m"

@@ -19,8 +19,8 @@ from classic_rm.ensemble import write_ensemble
 from classic_rm.settings import Start, TrainingSettings
 from classic_rm.training import Trained, train
 from judges import Item, load_scorer
-from judges.batch.rows import read_rows
-from judges.evaluation.metrics import accuracy_numbers
+from judges.data.rows import read_rows
+from judges.evaluation.metrics.accuracy import accuracy_numbers
 
 START = {"base": "embedded:smollm2-135m", "layers": 3, "dropout": 0.0}
 SETTINGS = {

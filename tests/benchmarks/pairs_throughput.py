@@ -61,10 +61,10 @@ from typing import Any
 from judge_throughput import shared_tokens
 
 from judges import Item
-from judges.batch.items import read_fields
-from judges.candidates import Policy, Prompt, Sampled
+from judges.data.items import read_fields
 from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, submit
-from judges.self_rewarding import SelfRewarding
+from judges.engines.policy import Policy, Prompt, Sampled
+from judges.scorers.self_rewarding import SelfRewarding
 from judges.types import Failure, Scorecard, Usage
 
 GOAL, GOAL_OF_BOUND = 1.15, 0.9

@@ -23,7 +23,7 @@ from classic_rm.model import begin, pad_rows, save_model
 from classic_rm.prefix_sharing import share
 from classic_rm.reward_model import RewardModel
 from classic_rm.settings import Start
-from judges.batch.items import conversation
+from judges.data.items import conversation
 from judges.types import Item
 
 BATCH = 16

@@ -169,7 +169,7 @@ def main() -> None:
     from classic_rm.model import begin, save_model
     from classic_rm.prefix_sharing import share
     from classic_rm.settings import Start
-    from judges.batch.rows import read_rows
+    from judges.data.rows import read_rows
 
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from classic_rm.data import Counts, Example, encode, encode_items, split_by_prompt, with_foreign_rejected
 from classic_rm.model import load_tokenizer
-from judges.batch.items import to_item
-from judges.batch.rows import read_rows
+from judges.data.items import to_item
+from judges.data.rows import read_rows
 from judges.engines.embedded import resolve_model
 from judges.types import Failure, Gold, Item
 

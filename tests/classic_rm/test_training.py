@@ -16,13 +16,13 @@ import pytest
 import torch
 from classic_rm_rows import rows
 
+from classic_rm.checkpoints import whole_folder
 from classic_rm.data import encode_items, split_by_prompt
 from classic_rm.model import load_tokenizer, read_statistics
 from classic_rm.reward_model import RewardModel
 from classic_rm.settings import Start, TrainingSettings
 from classic_rm.training import train
 from judges import load_scorer
-from judges.checkpoints import whole_folder
 from judges.errors import CannotRun
 from judges.types import Gold, Item
 
@@ -103,7 +103,7 @@ def test_the_head_starts_small_and_pad_is_its_own(tiny_decoder):
     assert 0.005 < float(head(model).weight.std()) < 0.04
     assert torch.equal(head(model).weight, head(again).weight)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id and tokenizer.pad_token not in tokenizer.eos_token
-    from judges.engines.chat import plain_ids
+    from judges.engines.chat_template import plain_ids
 
     assert tokenizer.pad_token_id not in plain_ids(tokenizer, f"a text with {tokenizer.pad_token} in it")
 

@@ -10,7 +10,7 @@ import pytest
 
 from judges import Item, load_scorer
 from judges.engines.base import submit
-from judges.engines.shared import open_engine, release
+from judges.engines.registry import open_engine, release
 
 pytestmark = pytest.mark.engine
 

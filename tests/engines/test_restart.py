@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from judges.engines.base import Request, submit
-from judges.engines.starting import RESTARTS, Lives, Start
 from judges.engines.vllm import VLLMEngine
+from judges.engines.vllm_process import RESTARTS, Lives, Start
 from judges.errors import CannotRun
 
 MODEL = "embedded:smollm2-135m"
@@ -155,7 +155,7 @@ def _rows(path: Path) -> int:
 @pytest.mark.engine
 @pytest.mark.slow
 def test_a_pooling_engine_that_is_killed_in_a_batch_gives_the_same_rewards(tmp_path):
-    from classic_rm.pooling import PoolingModel
+    from classic_rm.vllm_pooling import PoolingModel
 
     before = cores()
     model = PoolingModel(str(_classifier(tmp_path)))

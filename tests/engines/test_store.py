@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 from judges import load_scorer
 from judges.batch.output import Options
 from judges.batch.run import Summary, score_file
-from judges.calibrated import Calibrated, Calibration, write_calibration
 from judges.cli.app import app
-from judges.engines import shared
+from judges.engines import registry
 from judges.engines.base import Generated, Request, RequestFailed, submit
 from judges.engines.store import Store, StoredEngine
 from judges.errors import CannotRun
-from judges.panel import Panel
+from judges.scorers.calibrated import Calibrated, Calibration, write_calibration
+from judges.scorers.panel import Panel
 
 
 def asked(text: str, **more: Any) -> Request:
@@ -336,13 +336,13 @@ class Asked:
     def __init__(self, monkeypatch: Any) -> None:
         self.engine = FakeEngine(both)
         self._patch = monkeypatch
-        monkeypatch.setattr(shared, "open_engine", lambda *given, **settings: self.engine)
+        monkeypatch.setattr(registry, "open_engine", lambda *given, **settings: self.engine)
 
     def fail(self) -> None:
         def refuse(*given: Any, **settings: Any) -> None:
             raise AssertionError("an engine was opened")
 
-        self._patch.setattr(shared, "open_engine", refuse)
+        self._patch.setattr(registry, "open_engine", refuse)
 
 
 @pytest.fixture

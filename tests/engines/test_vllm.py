@@ -12,7 +12,7 @@ import time
 import pytest
 
 from judges.engines.base import Request, RequestFailed, submit
-from judges.engines.shared import open_engine, release
+from judges.engines.registry import open_engine, release
 
 pytestmark = pytest.mark.engine
 
@@ -99,7 +99,7 @@ def test_scorers_on_one_model_share_one_engine(vllm_engine):
 SCRIPT = """
 import time
 if __name__ == "__main__":
-    from judges.engines.shared import open_engine
+    from judges.engines.registry import open_engine
     open_engine("vllm", "embedded:smollm2-135m")
     print("ready", flush=True)
     time.sleep(600)

@@ -4,7 +4,7 @@ import pytest
 
 from judges import load_scorer
 from judges.evaluation.benchmarks import load_benchmark
-from judges.evaluation.metrics import accuracy_numbers
+from judges.evaluation.metrics.accuracy import accuracy_numbers
 
 PAIRS = {
     "hh_bt_val": 678,

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from judges.baselines import Length
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.judging import file_name, judge
 from judges.scorer import Scorer
+from judges.scorers.baselines import Length
 from judges.types import REAL_LINE, Failure, Gold, Item, Judgment, Scorecard
 
 

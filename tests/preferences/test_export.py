@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from judges import CannotRun
-from judges.baselines import Length
 from judges.batch.output import Options
-from judges.json_lines import to_line
+from judges.data.json_lines import to_line
+from judges.data.quality import Filters
 from judges.preferences.export import WHY, Account, Recipe, write_pairs
-from judges.preferences.judged import read_judged
 from judges.preferences.pairs import make_pairs
-from judges.preferences.select import STRATEGIES, Rule
-from judges.quality import Filters
+from judges.preferences.scored_candidates import read_judged
+from judges.preferences.selection import STRATEGIES, Rule
 from judges.scorer import Scorer
+from judges.scorers.baselines import Length
 from judges.types import Failure, Judgment, Scorecard
 
 COST = {"prompt_tokens": 1, "cached_tokens": 0, "generated_tokens": 1, "seconds": 0.0, "saved_tokens": 0}

@@ -14,10 +14,11 @@ import pytest
 
 from judges import CannotRun
 from judges.cli import main
-from judges.engines import shared
+from judges.engines import registry
 from judges.engines.base import Completion, Engine, Generated, RequestFailed
+from judges.engines.store import request_digest
+from judges.preferences.hub import push
 from judges.preferences.pairs import make_pairs
-from judges.preferences.push import push
 from judges.types import Usage
 
 ASSAY = [sys.executable, "-c", "from judges.cli import main; main()"]
@@ -50,7 +51,7 @@ class Fake(Engine):
         return "word " * draw.randint(1, 40) + str(k)
 
     async def complete(self, request):
-        self.asked.append(request.digest())
+        self.asked.append(request_digest(request))
         # Another order of finishing than that of asking, and another one in every process.
         await asyncio.sleep(random.random() / 100)
         if "broken" in request.messages[-1]["content"]:
@@ -66,8 +67,8 @@ class Fake(Engine):
 def engine(monkeypatch):
     """The engine that every run of a test opens."""
     found = Fake()
-    monkeypatch.setattr(shared, "_open", {})
-    monkeypatch.setattr(shared, "_build", lambda *_: found)
+    monkeypatch.setattr(registry, "_open", {})
+    monkeypatch.setattr(registry, "_build", lambda *_: found)
     return found
 
 
@@ -126,7 +127,7 @@ def test_every_row_of_the_pairs_is_the_longest_and_the_shortest_of_what_was_draw
 
 
 def test_a_second_run_and_other_rules_draw_and_judge_nothing(tmp_path, engine, assay, monkeypatch):
-    from judges.baselines import Length
+    from judges.scorers.baselines import Length
 
     judged, old = [], Length.stream
     monkeypatch.setattr(Length, "stream", lambda self, items: old(self, (judged.append(i.id) or i for i in items)))
@@ -433,7 +434,7 @@ def test_a_real_client_that_nobody_answers_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_writable_is_one_line(tmp_path):
-    from judges.baselines import Length
+    from judges.scorers.baselines import Length
 
     (tmp_path / "file").write_text("")
     source = rows(tmp_path / "in.jsonl", {"prompt": "q", "responses": ["a", "bb"]})

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 
 from judges import Failure, Item, Judgment, Scorecard
-from judges.baselines import Length
+from judges.engines.concurrency import in_flight
 from judges.errors import CannotRun
-from judges.flight import in_flight
 from judges.scorer import Scorer
+from judges.scorers.baselines import Length
 from judges.serving.service import WARM_UP
 from judges.types import REAL_LINE
 

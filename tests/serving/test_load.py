@@ -14,7 +14,7 @@ import pytest
 from serving_scorers import Server
 
 from judges import load_scorer
-from judges.batch.items import to_item
+from judges.data.items import to_item
 
 CLIENTS, SECONDS, QUEUE = 64, 30, 160
 WORDS = ("why", "does", "the", "moon", "rise", "while", "seven", "foxes", "count", "their", "slow", "trains", "again")

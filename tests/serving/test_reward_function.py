@@ -136,7 +136,7 @@ def test_a_column_that_is_named_and_not_there_is_an_error_and_so_are_lists_of_tw
 
 def test_rewards_are_those_of_assay_score():
     prompts = ["\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Bye\n\nAssistant:", "What is it?"]
-    from judges.batch.items import to_item
+    from judges.data.items import to_item
 
     scorer = load_scorer("random", seed=3)
     items = [to_item(str(i), {"prompt": prompt, "response": "It."}) for i, prompt in enumerate(prompts)]

@@ -10,7 +10,7 @@ from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 
-from judges.batch.items import to_item
+from judges.data.items import to_item
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.pairs import to_pair

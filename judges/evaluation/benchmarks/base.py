@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from judges.evaluation.tally import Tally
+from judges.evaluation.statistics.tally import Tally
 from judges.types import Item, Scorecard
 
 Official = Callable[[Sequence[Item], Mapping[str, Scorecard]], Tally]

@@ -12,7 +12,7 @@ from typing import Any
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rows import Place, choice_of, differences, in_given_order, numbered, text_of, unique
 from judges.evaluation.benchmarks.verdicts import by_score, label_of, verdicts
-from judges.evaluation.tally import Tally, mean_of
+from judges.evaluation.statistics.tally import Tally, mean_of
 from judges.types import Gold, Item, Scorecard
 
 HUB = "hf:ScalerLab/JudgeBench:gpt"

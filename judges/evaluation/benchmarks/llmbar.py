@@ -24,7 +24,7 @@ from judges.evaluation.benchmarks.rows import (
     wrong,
 )
 from judges.evaluation.benchmarks.verdicts import by_score, label_of, verdicts
-from judges.evaluation.tally import Tally, mean_of
+from judges.evaluation.statistics.tally import Tally, mean_of
 from judges.types import Gold, Item, Scorecard
 
 # Pairs by subset [arXiv 2310.07641]: 419 in all. The five sets of its case study are not among them.

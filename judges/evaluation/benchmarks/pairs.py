@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from judges.batch.items import conversation, to_item
+from judges.data.items import conversation, to_item
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rows import (

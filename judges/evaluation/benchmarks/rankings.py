@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from judges.batch.items import conversation, to_item
+from judges.data.items import conversation, to_item
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rows import Fields, count_differs, group, read_items, with_gold
 from judges.types import Failure, Item

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from judges.batch.items import to_item
+from judges.data.items import to_item
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rows import authors, differences, numbered, unique, wrong
-from judges.evaluation.tally import Tally, mean_of
+from judges.evaluation.statistics.tally import Tally, mean_of
 from judges.types import Failure, Item, Scorecard
 
 HUB = "hf:allenai/reward-bench:filtered"

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from judges.batch.items import to_item
+from judges.data.items import to_item
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rewardbench import generates
 from judges.evaluation.benchmarks.rows import differences, numbered, unique, wrong
-from judges.evaluation.tally import Mean, Tally, mean_of
+from judges.evaluation.statistics.tally import Mean, Tally, mean_of
 from judges.types import Failure, Gold, Item, Scorecard
 
 HUB = "hf:allenai/reward-bench-2:test"

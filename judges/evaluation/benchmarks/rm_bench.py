@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rows import Place, choice_of, differences, is_text, numbered, text_of, unique, wrong
 from judges.evaluation.benchmarks.verdicts import verdicts
-from judges.evaluation.tally import Mean, Tally, prompt_of
+from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
 from judges.types import Gold, Item, Scorecard
 
 HUB = "hf:THU-KEG/RM-Bench:train"

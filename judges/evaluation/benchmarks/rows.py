@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from judges.batch.items import to_item
-from judges.batch.readers import records
+from judges.data.items import to_item
+from judges.data.readers import records
 from judges.errors import CannotRun
 from judges.types import Failure, Gold, Item
 

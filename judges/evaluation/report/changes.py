@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from judges.evaluation.report.caveats import stale
 from judges.evaluation.report.data import shown_value
-from judges.evaluation.report.doubts import stale
 from judges.evaluation.report.html import page_file, policy, write_whole
 from judges.evaluation.report.markdown import cell, table, visible
 from judges.evaluation.report.outcomes import Said, outcome

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from judges.evaluation.references import Published, references
-from judges.evaluation.report.doubts import doubts
+from judges.evaluation.report.caveats import doubts
 from judges.evaluation.report.outcomes import SAID, Outcome, disagree, outcome
 from judges.evaluation.results import Number, Result, Run, read_lines
 

@@ -1,0 +1,1 @@
+"""Rows and files: reading, writing, filtering."""

@@ -1,0 +1,1 @@
+"""Metrics of one scorer on one benchmark, and of several scorers on the same rows."""

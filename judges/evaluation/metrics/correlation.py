@@ -1,0 +1,334 @@
+"""Scores against human scores and ranks: Kendall τ-b, Spearman, Pearson and NDCG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from judges.evaluation.metrics.accuracy import noted, worth
+from judges.evaluation.results import Number
+from judges.evaluation.statistics import intervals
+from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
+from judges.types import Item, Scorecard
+
+Floats = NDArray[np.float64]
+MANY = 64  # responses to one prompt, above which all pairs at once would take too much memory
+FEW_SYSTEMS = 3  # two systems correlate by 1 or -1 whatever was measured
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Responses that humans ordered among each other: one Item's, or the Items of one prompt.
+
+    `human` (higher is better) and `scores` have one value for each response that was scored; `failed` counts
+    the others.
+    """
+
+    name: str
+    prompt: str
+    subset: str
+    human: Floats
+    scores: Floats
+    failed: int
+
+
+def correlation_numbers(
+    items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int = 0, draws: int = 1000
+) -> tuple[Number, ...]:
+    """Correlations with human scores, or with negated ranks. Empty where no Item has either as gold.
+
+    "…, per prompt": the mean over prompts of the correlation among a prompt's responses, as a whole and by
+    subset; `left_out` counts prompts where it is not defined (one side constant, or fewer than two scores).
+    Items of one response form a prompt's group where they share `meta["prompt"]` or their conversation.
+    "…, pooled": over all responses at once, whatever their prompt; `left_out` counts failed responses.
+    "…, systems": of the systems' mean scores and mean human scores, where `meta["authors"]` names the system
+    of each response and there are three at least. The three are different questions with different answers.
+
+    NDCG is scikit-learn's: linear gains, log2 discounts, tied scores averaged. Its gains are the human values
+    less the prompt's lowest.
+    """
+    groups = [group for group in _groups(items, cards) if len(group.human) + group.failed > 1]
+    made: list[Number] = []
+    if groups:
+        for name, by_prompt in PER_PROMPT.items():
+            values = _by_size(groups, by_prompt)
+            by_section = _sections(groups)
+            # τ that happens to be above 0 everywhere is no share.
+            signed = by_prompt is not ndcg
+            for number in intervals.numbers(_tally(groups, values), f"{name}, per prompt", seed, draws, signed):
+                places = by_section[number.section]
+                lost = sum(bool(np.isnan(values[i])) for i in places)
+                why = _why([groups[i] for i in places if np.isnan(values[i])])
+                made.append(replace(noted(number, why if number.value is not None else ""), left_out=lost))
+    return (*made, *_pooled(items, cards, seed, draws), *_systems(items, cards, seed, draws))
+
+
+def per_prompt_tau(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally:
+    """Kendall τ-b of each prompt's responses, as a whole ("") and by subset: one row a prompt. Prompts where it
+    is not defined are left out; a Tally without means where that is all of them."""
+    groups = [group for group in _groups(items, cards) if len(group.human) + group.failed > 1]
+    return _tally(groups, _by_size(groups, tau_b))
+
+
+# -- one prompt: each takes arrays (prompts, responses) of human values and scores, and gives one value a prompt
+
+
+def tau_b(human: Floats, scores: Floats) -> Floats:
+    """Kendall τ-b of each row; nan where a side is constant.
+
+    >>> tau_b(np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 3.0, 2.0]])).round(3)
+    array([0.333])
+    """
+    if human.shape[1] > MANY:
+        return np.array([_tau(h, s) for h, s in zip(human, scores, strict=True)])
+    # τ-b is the cosine between the signs of all pairs.
+    first, second = np.triu_indices(human.shape[1], 1)
+    signs = np.sign(human[:, first] - human[:, second]), np.sign(scores[:, first] - scores[:, second])
+    return _cosine(*signs)
+
+
+def pearson(human: Floats, scores: Floats) -> Floats:
+    """Pearson's correlation of each row; nan where a side is constant."""
+    return _cosine(_centred(human), _centred(scores))
+
+
+def spearman(human: Floats, scores: Floats) -> Floats:
+    """Pearson's correlation of the ranks, equal values sharing theirs."""
+    return pearson(stats.rankdata(human, axis=1), stats.rankdata(scores, axis=1))
+
+
+def ndcg(human: Floats, scores: Floats) -> Floats:
+    """NDCG of each row over all its responses, with gains `human` less the row's lowest; nan where `human` is
+    constant. Tied scores share the mean of their places' discounts.
+
+    >>> ndcg(np.array([[3.0, 1.0]]), np.array([[0.0, 1.0]])).round(3)
+    array([0.631])
+    """
+    gains = human - human.min(axis=1, keepdims=True)
+    best = (-np.sort(-gains, axis=1) * _discounts(human.shape[1])).sum(axis=1)
+    up_to = np.concatenate([[0.0], np.cumsum(_discounts(human.shape[1]))])
+    first = stats.rankdata(-scores, "min", axis=1).astype(np.intp)
+    last = stats.rankdata(-scores, "max", axis=1).astype(np.intp)
+    gained = (gains * (up_to[last] - up_to[first - 1]) / (last - first + 1)).sum(axis=1)
+    found: Floats = np.divide(gained, best, out=np.full(len(best), np.nan), where=best > 0)
+    return found
+
+
+PER_PROMPT: Mapping[str, Callable[[Floats, Floats], Floats]] = {
+    "kendall tau-b": tau_b,
+    "spearman": spearman,
+    "pearson": pearson,
+    "ndcg": ndcg,
+}
+
+
+def _discounts(count: int) -> Floats:
+    found: Floats = 1 / np.log2(np.arange(2, count + 2))
+    return found
+
+
+def _centred(values: Floats) -> Floats:
+    """Less the row's mean; exactly 0 for a constant row, which a rounded mean would miss."""
+    constant = values.max(axis=1, keepdims=True) == values.min(axis=1, keepdims=True)
+    return np.where(constant, 0.0, values - values.mean(axis=1, keepdims=True))
+
+
+def _cosine(a: Floats, b: Floats) -> Floats:
+    norms = np.sqrt((a * a).sum(axis=1)) * np.sqrt((b * b).sum(axis=1))
+    found = np.divide((a * b).sum(axis=1), norms, out=np.full(len(norms), np.nan), where=norms > 0)
+    bounded: Floats = np.clip(found, -1, 1)
+    return bounded
+
+
+def _tau(human: NDArray[np.generic], scores: NDArray[np.generic]) -> float:
+    if len(human) < 2 or (human == human[0]).all() or (scores == scores[0]).all():
+        return float("nan")
+    return float(stats.kendalltau(human, scores).statistic)
+
+
+# -- per prompt ---------------------------------------------------------------------------------------------
+
+
+def _ordered(items: Sequence[Item]) -> list[Item]:
+    return [item for item in items if item.gold and (item.gold.scores is not None or item.gold.ranking is not None)]
+
+
+def _groups(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> list[Group]:
+    # A rank says something among its own Item's responses alone; a score also beside those of other Items.
+    together: dict[tuple[bool, str], list[Item]] = {}
+    for item in _ordered(items):
+        alone = len(item.responses) > 1
+        together.setdefault((alone, item.id if alone else prompt_of(item)), []).append(item)
+    made = []
+    for (_, name), of in together.items():
+        human: list[float] = []
+        scores: list[float | None] = []
+        for item in of:
+            assert item.gold is not None
+            human += worth(item.gold, len(item.responses))
+            scores += [judgment.score for judgment in cards[item.id].judgments]
+        kept = [i for i, score in enumerate(scores) if score is not None]
+        made.append(
+            Group(
+                name,
+                prompt_of(of[0]),
+                of[0].subset or "",
+                np.array([human[i] for i in kept], dtype=np.float64),
+                np.array([scores[i] for i in kept], dtype=np.float64),
+                len(scores) - len(kept),
+            )
+        )
+    return made
+
+
+def _by_size(groups: Sequence[Group], statistic: Callable[[Floats, Floats], Floats]) -> Floats:
+    """The statistic of each group, those of equal size at once; nan below two scores."""
+    found = np.full(len(groups), np.nan)
+    sizes: dict[int, list[int]] = {}
+    for place, group in enumerate(groups):
+        sizes.setdefault(len(group.human), []).append(place)
+    for size, places in sizes.items():
+        if size > 1:
+            human, scores = (np.stack([getattr(groups[i], side) for i in places]) for side in ("human", "scores"))
+            found[places] = statistic(human, scores)
+    return found
+
+
+def _sections(groups: Sequence[Group]) -> dict[str, list[int]]:
+    sections = {"": list(range(len(groups)))}
+    for name in sorted({group.subset for group in groups if group.subset}):
+        sections[name] = [i for i, group in enumerate(groups) if group.subset == name]
+    return sections
+
+
+def _tally(groups: Sequence[Group], values: Floats) -> Tally:
+    means: dict[str, Mean] = {}
+    missing: dict[str, str] = {}
+    for name, places in _sections(groups).items():
+        kept = [i for i in places if not np.isnan(values[i])]
+        if kept:
+            rows, prompts = (tuple(getattr(groups[i], part) for i in kept) for part in ("name", "prompt"))
+            means[name] = Mean(values[kept], rows, prompts)
+        else:
+            missing[name] = _why([groups[i] for i in places]) or "no prompt with responses that humans ordered"
+    return Tally(means, {name: {name: 1.0} for name in means}, "", missing)
+
+
+def _why(groups: Sequence[Group]) -> str:
+    """Why the correlation of these prompts is not defined, with how many of each."""
+    few = [len(group.human) < 2 for group in groups]
+    human = [not f and np.ptp(g.human) == 0 for f, g in zip(few, groups, strict=True)]
+    reasons = {
+        "fewer than two responses were scored": sum(few),
+        "humans told no two responses apart": sum(human),
+        "all scores are equal": sum(not f and not h for f, h in zip(few, human, strict=True)),
+    }
+    return "; ".join(f"{why}: {count} prompts" for why, count in reasons.items() if count)
+
+
+# -- pooled, and systems ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Responses:
+    """All scored responses: human value, score, prompt, and who wrote each ("" where it is not known)."""
+
+    human: Floats
+    scores: Floats
+    prompts: tuple[str, ...]
+    authors: tuple[str, ...]
+    failed: int
+    ranks: bool
+
+
+def _responses(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> _Responses:
+    told = []
+    failed = 0
+    for item in _ordered(items):
+        assert item.gold is not None
+        authors = item.meta.get("authors") or [None] * len(item.responses)
+        values = worth(item.gold, len(item.responses))
+        for human, judgment, author in zip(values, cards[item.id].judgments, authors, strict=True):
+            if judgment.score is None:
+                failed += 1
+            else:
+                told.append((human, judgment.score, prompt_of(item), str(author or "")))
+    human_values, scores, prompts, names = zip(*told, strict=True) if told else ((), (), (), ())
+    ranks = any(item.gold and item.gold.ranking is not None for item in items)
+    return _Responses(np.array(human_values, float), np.array(scores, float), prompts, names, failed, ranks)
+
+
+def _pooled(items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int, draws: int) -> list[Number]:
+    found = _responses(items, cards)
+    if not len(found.human) + found.failed:
+        return []
+    note = "ranks of different prompts taken together" if found.ranks else ""
+    # Ranks are taken once; a draw only counts how often each occurs.
+    human, scores = (stats.rankdata(side, "dense").astype(np.intp) for side in (found.human, found.scores))
+    statistics: dict[str, Callable[[NDArray[np.intp]], float]] = {
+        "kendall tau-b": lambda rows: _tau(human[rows], scores[rows]),
+        "spearman": lambda rows: _pearson(_midranks(human[rows]), _midranks(scores[rows])),
+        "pearson": lambda rows: _pearson(found.human[rows], found.scores[rows]),
+    }
+    return [
+        replace(_number(found.prompts, of, f"{name}, pooled", note, seed, draws), left_out=found.failed)
+        for name, of in statistics.items()
+    ]
+
+
+def _systems(items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int, draws: int) -> list[Number]:
+    found = _responses(items, cards)
+    known = np.array([bool(author) for author in found.authors], dtype=bool)
+    names, codes = np.unique(np.array(found.authors, dtype=str)[known], return_inverse=True)
+    if len(names) < FEW_SYSTEMS:
+        return []
+    human, scores = found.human[known], found.scores[known]
+    prompts = [prompt for prompt, there in zip(found.prompts, known, strict=True) if there]
+
+    def of_means(statistic: Callable[[Floats, Floats], Floats]) -> Callable[[NDArray[np.intp]], float]:
+        def of(rows: NDArray[np.intp]) -> float:
+            counts = np.bincount(codes[rows], minlength=len(names))
+            drawn = counts > 0
+            sums = (np.bincount(codes[rows], side[rows], minlength=len(names)) for side in (human, scores))
+            a, b = ((s[drawn] / counts[drawn])[None] for s in sums)
+            return float(statistic(a, b)[0]) if drawn.sum() >= FEW_SYSTEMS else float("nan")
+
+        return of
+
+    return [
+        replace(
+            _number(prompts, of_means(PER_PROMPT[name]), f"{name}, systems", f"{len(names)} systems", seed, draws),
+            left_out=found.failed,
+        )
+        for name in ("kendall tau-b", "spearman", "pearson")
+    ]
+
+
+def _number(
+    prompts: Sequence[str],
+    statistic: Callable[[NDArray[np.intp]], float],
+    metric: str,
+    note: str,
+    seed: int,
+    draws: int,
+) -> Number:
+    if not prompts:
+        return Number(metric, "", None, note="no response was scored")
+    if np.isnan(statistic(np.arange(len(prompts)))):
+        constant = "not defined: one side is constant, or there is one response"
+        return Number(metric, "", None, rows=len(prompts), prompts=len(set(prompts)), note=constant)
+    return noted(intervals.resampled(prompts, statistic, metric, seed=seed, draws=draws), note)
+
+
+def _pearson(human: Floats, scores: Floats) -> float:
+    return float(pearson(human[None], scores[None])[0])
+
+
+def _midranks(codes: NDArray[np.intp]) -> Floats:
+    counts = np.bincount(codes)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[codes]
+    return ranks

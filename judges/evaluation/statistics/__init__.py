@@ -1,0 +1,1 @@
+"""Intervals, the bootstrap, and paired significance tests over a benchmark."""
