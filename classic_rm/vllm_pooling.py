@@ -12,7 +12,7 @@ from classic_rm.model import load_tokenizer
 from classic_rm.reward_model import Ids
 from judges.engines.embedded import resolve_model
 from judges.engines.vllm import cpu_settings, quiet_environment
-from judges.engines.vllm_process import Lives, Start
+from judges.engines.vllm_process import RestartBudget, Start
 from judges.errors import CannotRun
 from judges.types import Failure, Message
 
@@ -53,7 +53,7 @@ class PoolingModel:
         if max_length:
             settings["max_model_len"] = max_length
         self._model, self._settings = model, settings
-        self._lives = Lives(model)
+        self._lives = RestartBudget(model)
         self._changing = threading.Lock()  # who closes may be on another thread
         self._closed = False
         self._start = Start(model, self._build, _close)

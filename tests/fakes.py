@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request
+from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request
 from judges.types import Usage
 
 
@@ -16,7 +16,7 @@ class FakeEngine(Engine):
 
     def __init__(
         self,
-        answer: Callable[[Request], str | Generated],
+        answer: Callable[[Request], str | Generation],
         delay: float = 0.0,
         likelihood: Callable[[str], float] | None = None,
     ):
@@ -33,10 +33,10 @@ class FakeEngine(Engine):
             text = self.answer(request)
         finally:
             self.now -= 1
-        written = text if isinstance(text, Generated) else Generated(text, "stop")
+        written = text if isinstance(text, Generation) else Generation(text, "stop")
         return Completion((written,), Usage(10, 0, 5, self.delay))
 
-    async def log_likelihood(self, messages, prefix, continuation, begun=None) -> LogLikelihood:
+    async def log_likelihood(self, messages, prefix, continuation, partial=None) -> LogLikelihood:
         value = self.likelihood(continuation) if self.likelihood else -math.log(10)
         return LogLikelihood(value, len(continuation), Usage(10, 8, 1, 0.0))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from judges.data.json_lines import from_line, to_line
-from judges.data.row_set import Numbers
+from judges.data.row_set import RowSet
 from judges.data.writers import reason_told
 from judges.errors import CannotRun
 
@@ -32,7 +32,7 @@ class Journal:
 
     def __init__(self, path: Path, keep_nan: bool = False, retry: bool = False) -> None:
         self.path, self._keep_nan = path, keep_nan
-        self.done = Numbers()
+        self.done = RowSet()
         self.failures: Counter[str] = Counter()
         self.added = 0  # rows of this sitting
         self._lock = threading.Lock()
@@ -78,7 +78,7 @@ class Journal:
             os.truncate(self.path, whole)
 
     @classmethod
-    def numbers(cls, path: Path) -> Numbers:
+    def numbers(cls, path: Path) -> RowSet:
         """The numbers of the rows in a file of them."""
         journal = cls(path)
         journal.close()
@@ -173,7 +173,7 @@ class Printing(Journal):
     """Rows as lines on standard output, kept nowhere."""
 
     def __init__(self) -> None:
-        self.path, self.done, self.failures, self.added = Path("-"), Numbers(), Counter(), 0
+        self.path, self.done, self.failures, self.added = Path("-"), RowSet(), Counter(), 0
         self._lock = threading.Lock()
 
     def write(self, columns: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from judges.batch.journal import Journal, Printing
 from judges.data.readers import SHOWN, Records, format_of
-from judges.data.row_set import Numbers
+from judges.data.row_set import RowSet
 from judges.data.rows import Row, read_rows
 from judges.data.shards import Shard, is_folder, is_stream
 from judges.data.writers import write_rows
@@ -42,7 +42,7 @@ class Options:
 class Wanted:
     """Which rows of a shard are not to be judged (`in`), if `any`, and the last that is (`stop`)."""
 
-    def __init__(self, shard: Shard, done: Numbers, chosen: Container[int] | None, most: int | None) -> None:
+    def __init__(self, shard: Shard, done: RowSet, chosen: Container[int] | None, most: int | None) -> None:
         self._start, self._done, self._chosen = shard.start, done, chosen
         ends = [shard.stop, most, max(chosen, default=0) if isinstance(chosen, frozenset) else None]
         self.stop = min((end for end in ends if end is not None), default=None)

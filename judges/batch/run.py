@@ -21,7 +21,7 @@ from judges.batch.output import Options, Output, Printed, outputs_of
 from judges.data.rows import Row
 from judges.data.shards import digest, drawn, is_folder, is_stream, shards_of
 from judges.data.writers import output_row, reason_of
-from judges.engines.policy import Policy, Prompt, Sampled
+from judges.engines.policy import Policy, PolicyOutput, Prompt
 from judges.errors import CannotRun
 from judges.scorer import Scorer, plain, reread_from
 from judges.types import Failure, Item, Scorecard, Usage
@@ -181,7 +181,7 @@ class Run:
         # A row that cannot be judged is written where it is read, on the feeding thread.
         self._changed = threading.Condition()
         self._pending: dict[str, tuple[Row, Output]] = {}
-        self._sampled: dict[str, Sampled] = {}
+        self._sampled: dict[str, PolicyOutput] = {}
         self._failed_now = 0
         self._broken: list[CannotRun] = []  # files that cannot be read on from some row
         self._read_again = False  # whether a stored completion was there
@@ -267,14 +267,14 @@ class Run:
         for one in self._asked() if self._policy is None else self._policy.stream(self._asked()):
             if isinstance(one, Item):
                 yield one
-            elif isinstance(one, Sampled):
+            elif isinstance(one, PolicyOutput):
                 if isinstance(one.item, Failure):
                     self._write(*self._pending[one.prompt.id], one.item, one)
                 else:
                     self._sampled[one.item.id] = one
                     yield one.item
 
-    def _write(self, row: Row, out: Output, card: Scorecard | Failure, sampled: Sampled | None = None) -> None:
+    def _write(self, row: Row, out: Output, card: Scorecard | Failure, sampled: PolicyOutput | None = None) -> None:
         out.journal.write(output_row(row, card, sampled))
         reason = reason_of(card)
         summary = self.summary

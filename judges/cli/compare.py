@@ -27,11 +27,11 @@ from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.gate import changes, read_earlier, worse
 from judges.evaluation.judging import Judged, judge, write_items
 from judges.evaluation.measure import attacked, beside, described, measure
-from judges.evaluation.recorded_judgments import Precomputed
+from judges.evaluation.recorded_judgments import RecordedJudgments
 from judges.evaluation.references import references
 from judges.evaluation.report import write_csv, write_markdown, write_report
 from judges.evaluation.report.html import write_whole
-from judges.evaluation.results import Contrast, Measured, Number, Result, Run, write_run
+from judges.evaluation.results import Contrast, Measurement, Number, Result, Run, write_run
 from judges.evaluation.summary import summary
 from judges.scorer import Scorer, load_scorer, parse_spec
 from judges.scorers.llm_judge import LLMJudge
@@ -58,7 +58,7 @@ class _State:
 
     settings: dict[str, Any]
     results: list[Result] = field(default_factory=list)
-    measured: dict[str, Measured] = field(default_factory=dict)
+    measured: dict[str, Measurement] = field(default_factory=dict)
     contrasts: list[Contrast] = field(default_factory=list)
     between: dict[str, tuple[Number, ...]] = field(default_factory=dict)
     summary: list[str] = field(default_factory=list)
@@ -100,7 +100,7 @@ def run(
     # All are built, and files of judgments matched, before any engine starts: what is wrong is told at once.
     names = labels(wanted.scorers, wanted.judgments)
     entries = [_Entry(names[spec], spec, _built(spec), rows=wanted.rows.get(spec)) for spec in wanted.scorers]
-    entries += [_Entry(names[file], file, Precomputed(file), published=True) for file in wanted.judgments]
+    entries += [_Entry(names[file], file, RecordedJudgments(file), published=True) for file in wanted.judgments]
     state = _State(wanted.settings() | {"references": show_references})
     try:
         plan = [(entry, _covered(entry, data, state)) for entry in entries]
@@ -216,7 +216,7 @@ def _finish(data: Sequence[Benchmark], judged: Sequence[Judged], output: Path, s
 
 def _covered(entry: _Entry, data: Sequence[Benchmark], state: _State) -> list[Benchmark]:
     """The benchmarks to judge: of a file of judgments those that it holds. Raises CannotRun where it holds none."""
-    if not isinstance(entry.scorer, Precomputed):
+    if not isinstance(entry.scorer, RecordedJudgments):
         return list(data)
     held = []
     for benchmark in data:

@@ -13,7 +13,7 @@ from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.gate import Change
 from judges.evaluation.references import Published
 from judges.evaluation.report.markdown import visible
-from judges.evaluation.results import Measured, Number, Result
+from judges.evaluation.results import Measurement, Number, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Estimate:
     failed: int
 
 
-def results(measured: Measured, found: Sequence[Result], published: Sequence[Published]) -> Table:
+def results(measured: Measurement, found: Sequence[Result], published: Sequence[Published]) -> Table:
     shown = Table(title=text(f"{measured.title}: {measured.items} rows"), title_justify="left", box=None)
     headline = f"{measured.headline.removeprefix('official ')} (95 %)"
     for column in ("scorer", headline, "ties", "failed", "worst case", "longer wins", "forced", "tokens", "seconds"):
@@ -55,7 +55,7 @@ def results(measured: Measured, found: Sequence[Result], published: Sequence[Pub
     return shown
 
 
-def subsets(measured: Measured, found: Sequence[Result]) -> Table:
+def subsets(measured: Measurement, found: Sequence[Result]) -> Table:
     shown = Table(title="by subset", title_justify="left", box=None)
     shown.add_column("subset")
     for r in found:
@@ -100,7 +100,7 @@ def changes(found: Sequence[Change], against: str) -> Table:
     return shown
 
 
-def attacks(measured: Measured, found: Sequence[Result]) -> Table | None:
+def attacks(measured: Measurement, found: Sequence[Result]) -> Table | None:
     """How often a losing response wins under each attack; None where no pair could be attacked."""
     names = {n.section: None for r in found for n in r.numbers if n.metric == "attack: wins"}
     if not names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from judges.data.rows import read_rows
-from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request
+from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import load_benchmark, named
 from judges.scorer import Scorer, load_scorer, parse_spec
@@ -26,32 +26,32 @@ class _Watched(Engine):
         limited = limited or (", limited to JSON" if request.schema else "")
         for choice in completion.choices:
             told = f"came back{limited} ({choice.finish}):\n{choice.text}"
-            ids = self.token_ids(request.messages, request.prefix, request.begun)
+            ids = self.token_ids(request.messages, request.prefix, request.partial)
             self.told.append((request.messages, request.prefix, ids, told))
         return completion
 
     async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, partial: Generation | None = None
     ) -> LogLikelihood:
-        return (await self.log_likelihoods(messages, prefix, (continuation,), begun))[0]
+        return (await self.log_likelihoods(messages, prefix, (continuation,), partial))[0]
 
     async def log_likelihoods(
         self,
         messages: tuple[Message, ...],
         prefix: str,
         continuations: tuple[str, ...],
-        begun: Generated | None = None,
+        partial: Generation | None = None,
     ) -> list[LogLikelihood]:
-        found = await self.engine.log_likelihoods(messages, prefix, continuations, begun)
+        found = await self.engine.log_likelihoods(messages, prefix, continuations, partial)
         lines = [f"  {text!r}: {f.total:.4f}" for text, f in zip(continuations, found, strict=True)]
-        ids = self.token_ids(messages, prefix, begun)
+        ids = self.token_ids(messages, prefix, partial)
         self.told.append((messages, prefix, ids, "log P of what could follow:\n" + "\n".join(lines)))
         return found
 
     def token_ids(
-        self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
+        self, messages: tuple[Message, ...], prefix: str = "", partial: Generation | None = None
     ) -> list[int] | None:
-        return self.engine.token_ids(messages, prefix, begun)
+        return self.engine.token_ids(messages, prefix, partial)
 
 
 def run(file: str, spec: str, row: int) -> None:

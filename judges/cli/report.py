@@ -11,7 +11,7 @@ from rich.table import Table
 
 from judges.errors import CannotRun
 from judges.evaluation.report import compare_runs, write_changes, write_csv, write_markdown, write_plots, write_report
-from judges.evaluation.report.caveats import doubts
+from judges.evaluation.report.caveats import caveats
 from judges.evaluation.report.changes import HEAD, Changes, number_rows
 from judges.evaluation.report.html import write_whole
 from judges.evaluation.report.markdown import visible
@@ -39,7 +39,7 @@ def _one(folder: Path, output: Path, quiet: bool) -> None:
     except CannotRun as error:  # the report stands without them
         plots = f"no plots ({error})"
         print(f"assay: {error}", file=sys.stderr)
-    for doubt in doubts(folder, found):  # told in quiet too: an error of what the page says
+    for doubt in caveats(folder, found):  # told in quiet too: an error of what the page says
         print(visible(f"assay: {doubt}"), file=sys.stderr)
     if not quiet:
         print(f"{page} opens in a browser; report.md and numbers.csv are beside it; {plots}.")

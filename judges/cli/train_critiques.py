@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from judges.cli.train import Watch, evaluated, filtered, in_turn, say, table
 from judges.data.rows import Row, read_rows
 from judges.engines.base import RequestFailed
-from judges.engines.concurrency import in_flight
+from judges.engines.concurrency import map_unordered
 from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import NAMED
@@ -159,7 +159,7 @@ def _writer(template: str, engine: str, settings: CritiqueSettings, store: Path)
 
         with judge:
             _ = judge.engine
-            yield from in_flight(rows, each, judge.window, lambda row: len(row[1].responses))
+            yield from map_unordered(rows, each, judge.window, lambda row: len(row[1].responses))
 
     return write
 

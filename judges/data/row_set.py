@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Numbers:
+class RowSet:
     """A set of row numbers: a bit each."""
 
     def __init__(self) -> None:

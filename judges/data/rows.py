@@ -10,7 +10,7 @@ from typing import Any
 
 from judges.data.items import FIELDS, NO_RESPONSE, read_fields
 from judges.data.readers import Records, format_of, records
-from judges.data.row_set import Numbers
+from judges.data.row_set import RowSet
 from judges.engines.policy import Prompt
 from judges.errors import CannotRun
 from judges.types import Failure, Item
@@ -103,7 +103,7 @@ class _Ids:
 
     def __init__(self, prefix: str) -> None:
         self._ours = f"{prefix}row-"
-        self._given = Numbers()  # rows that have no id of their own
+        self._given = RowSet()  # rows that have no id of their own
         self._imitated = False  # an id in the file is of the form of ours
         self._recent: set[int] = set()
         self._filter = bytearray(_FILTER_BYTES)

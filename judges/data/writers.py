@@ -14,7 +14,7 @@ from typing import IO, Any
 from judges.data.json_lines import from_line, to_text
 from judges.data.readers import format_of
 from judges.data.rows import Row
-from judges.engines.policy import Sampled
+from judges.engines.policy import PolicyOutput
 from judges.types import Failure, Judgment, Scorecard, plain_usage
 
 # What an output row adds; an input column of the same name is kept as "input.NAME" (`renamed`).
@@ -38,7 +38,7 @@ def renamed(name: str, ours: frozenset[str] = OURS) -> str:
     return f"input.{name}" if bare in ours or (bare == "id" and name != "id") else name
 
 
-def output_row(row: Row, card: Scorecard | Failure, sampled: Sampled | None = None) -> dict[str, Any]:
+def output_row(row: Row, card: Scorecard | Failure, sampled: PolicyOutput | None = None) -> dict[str, Any]:
     """The input row, its number and id, the candidates where some were drawn, and what was said of it."""
     ours = OURS if sampled is None else OURS | DRAWN
     base = {renamed(key, ours): value for key, value in row.columns.items()}
@@ -71,7 +71,7 @@ def output_row(row: Row, card: Scorecard | Failure, sampled: Sampled | None = No
     }
 
 
-def _candidates(sampled: Sampled) -> dict[str, Any]:
+def _candidates(sampled: PolicyOutput) -> dict[str, Any]:
     """The candidates as an input row would hold them, and what they cost."""
     if isinstance(sampled.item, Failure):
         return {"generation": None}

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class Generation:
     """One completion. `finish` is "stop" or "length"; `logprobs` a {token text: logprob} per position."""
 
     text: str
@@ -30,7 +30,7 @@ class Generated:
 class Request:
     """One prompt to complete: chat messages, and text that the assistant's turn already holds.
 
-    `prefix` continues an unfinished assistant turn; where the model itself began it, `begun` is what it wrote:
+    `prefix` continues an unfinished assistant turn; where the model itself began it, `partial` is what it wrote:
     as far as the prefix repeats that, its own token ids are sent again, and find their computation cached.
     `choice` constrains the completion to one of these strings, `schema` to JSON of this schema (as text).
     `logprobs` asks for that many alternatives at each generated position. `n` completions share the prompt's
@@ -39,7 +39,7 @@ class Request:
 
     messages: tuple[Message, ...]
     prefix: str = ""
-    begun: Generated | None = None
+    partial: Generation | None = None
     n: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
@@ -55,7 +55,7 @@ class Request:
 class Completion:
     """What came back for a Request: `n` texts and what they cost."""
 
-    choices: tuple[Generated, ...]
+    choices: tuple[Generation, ...]
     usage: Usage
 
 
@@ -88,7 +88,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, partial: Generation | None = None
     ) -> LogLikelihood:
         """log P(continuation | messages, prefix). Raises RequestFailed."""
 
@@ -97,10 +97,10 @@ class Engine(ABC):
         messages: tuple[Message, ...],
         prefix: str,
         continuations: tuple[str, ...],
-        begun: Generated | None = None,
+        partial: Generation | None = None,
     ) -> list[LogLikelihood]:
         """log P of each of several short continuations of one prefix. Raises RequestFailed."""
-        each = (self.log_likelihood(messages, prefix, continuation, begun) for continuation in continuations)
+        each = (self.log_likelihood(messages, prefix, continuation, partial) for continuation in continuations)
         return list(await asyncio.gather(*each))
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
@@ -114,7 +114,7 @@ class Engine(ABC):
         return {"engine": self.name, "model": self.model}
 
     def token_ids(
-        self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
+        self, messages: tuple[Message, ...], prefix: str = "", partial: Generation | None = None
     ) -> list[int] | None:
         """The ids that are sent, where the engine knows them."""
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from judges.engines.base import Generated, RequestFailed
+from judges.engines.base import Generation, RequestFailed
 from judges.errors import CannotRun
 from judges.types import Message
 
@@ -47,7 +47,7 @@ class Control:
 
 
 def chat_ids(
-    tokenizer: Any, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
+    tokenizer: Any, messages: tuple[Message, ...], prefix: str = "", partial: Generation | None = None
 ) -> list[int]:
     """Token ids of a conversation, ready for the assistant's turn, which already holds `prefix`.
 
@@ -61,7 +61,7 @@ def chat_ids(
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruction-tuned model"
         )
     ids = _encode(tokenizer, _rendered(tokenizer, messages, True))
-    return ids + turn_ids(tokenizer, prefix, begun)
+    return ids + turn_ids(tokenizer, prefix, partial)
 
 
 def conversation_ids(tokenizer: Any, messages: tuple[Message, ...], response: str) -> tuple[list[int], list[int]]:
@@ -88,7 +88,7 @@ def conversation_ids(tokenizer: Any, messages: tuple[Message, ...], response: st
     return ids[:shared], ids[shared:]
 
 
-def turn_ids(tokenizer: Any, prefix: str, begun: Generated | None = None) -> list[int]:
+def turn_ids(tokenizer: Any, prefix: str, partial: Generation | None = None) -> list[int]:
     """Token ids of what the assistant's turn holds already.
 
     Where the prefix repeats what the model generated, those are the ids that it generated, control tokens of
@@ -97,11 +97,11 @@ def turn_ids(tokenizer: Any, prefix: str, begun: Generated | None = None) -> lis
     """
     if not prefix:
         return []
-    if begun is None or not begun.token_ids:
+    if partial is None or not partial.token_ids:
         return plain_ids(tokenizer, prefix)
-    unlike = (place for place, (a, b) in enumerate(zip(prefix, begun.text, strict=False)) if a != b)
-    repeated = next(unlike, min(len(prefix), len(begun.text)))
-    kept = _as_generated(tokenizer, begun, repeated)
+    unlike = (place for place, (a, b) in enumerate(zip(prefix, partial.text, strict=False)) if a != b)
+    repeated = next(unlike, min(len(prefix), len(partial.text)))
+    kept = _as_generated(tokenizer, partial, repeated)
     if kept is None:
         return plain_ids(tokenizer, prefix)
     ids, spelled = kept
@@ -110,21 +110,21 @@ def turn_ids(tokenizer: Any, prefix: str, begun: Generated | None = None) -> lis
     return ids + (list(tokenizer(own, add_special_tokens=False)["input_ids"]) if own else [])
 
 
-def _as_generated(tokenizer: Any, begun: Generated, length: int) -> tuple[list[int], int] | None:
+def _as_generated(tokenizer: Any, partial: Generation, length: int) -> tuple[list[int], int] | None:
     """The most of the generated ids that spell no more than `length` characters, and how many those are.
 
     None where this tokenizer does not decode them to the text that came with them."""
-    ids = list(begun.token_ids)
+    ids = list(partial.token_ids)
     while ids and ids[-1] in tokenizer.all_special_ids:  # the end of the turn, which now goes on
         ids.pop()
 
     def text(count: int) -> str:
         return str(tokenizer.decode(ids[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    if text(len(ids)) != begun.text:
+    if text(len(ids)) != partial.text:
         return None
     count = bisect_right(range(len(ids) + 1), length, key=lambda n: len(text(n))) - 1
-    while not begun.text.startswith(text(count)):  # a character of several tokens, cut within
+    while not partial.text.startswith(text(count)):  # a character of several tokens, cut within
         count -= 1
     return ids[:count], len(text(count))
 

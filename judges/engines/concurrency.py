@@ -16,17 +16,17 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-async def together(work: Sequence[Coroutine[Any, Any, B]]) -> list[B]:
+async def gather(work: Sequence[Coroutine[Any, Any, B]]) -> list[B]:
     """What several coroutines return, run at once; a lone one is awaited as it is, which is a task less.
 
     >>> async def double(n): return 2 * n
-    >>> asyncio.run(together([double(1), double(2)])), asyncio.run(together([double(3)]))
+    >>> asyncio.run(gather([double(1), double(2)])), asyncio.run(gather([double(3)]))
     ([2, 4], [6])
     """
     return [await work[0]] if len(work) == 1 else list(await asyncio.gather(*work))
 
 
-def in_flight(
+def map_unordered(
     source: Iterable[A], work: Callable[[A], Coroutine[Any, Any, B]], window: int, weight: Callable[[A], int]
 ) -> Iterator[B]:
     """Yield work(a) for each a as it finishes, in any order.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from judges.engines.base import Engine, Request, RequestFailed, submit
-from judges.engines.concurrency import in_flight
-from judges.engines.registry import Hold
+from judges.engines.concurrency import map_unordered
+from judges.engines.registry import EngineHandle
 from judges.errors import CannotRun
 from judges.types import Failure, Item, Message, Usage
 
@@ -52,7 +52,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class PolicyOutput:
     """What a policy made of a Prompt: an Item of its candidates in the order drawn, or why there is none.
 
     `truncated` says of each candidate whether the token limit cut it off.
@@ -88,7 +88,7 @@ class Policy:
         store: str = "",
         **engine_settings: Any,
     ) -> None:
-        self._hold = Hold("a policy", model, engine, base_url, api_key, store, engine_settings)
+        self._hold = EngineHandle("a policy", model, engine, base_url, api_key, store, engine_settings)
         if candidates < 1 or max_tokens < 1 or window < 1:
             raise CannotRun("a policy's candidates, max_tokens and window are at least 1")
         if candidates > 1 and temperature == 0:
@@ -125,7 +125,7 @@ class Policy:
             "seed": self.seed,
         }
 
-    async def _sample(self, prompt: Prompt, engine: Engine) -> Sampled:
+    async def _sample(self, prompt: Prompt, engine: Engine) -> PolicyOutput:
         messages = prompt.messages
         request = Request(
             messages,
@@ -138,15 +138,15 @@ class Policy:
         try:
             completion = await engine.complete(request)
         except RequestFailed as error:
-            return Sampled(prompt, error.failure)
+            return PolicyOutput(prompt, error.failure)
         drawn = completion.choices
         if len(drawn) != self.candidates:
             told = f"the policy's engine gave {len(drawn)} of the {self.candidates} candidates asked for"
-            return Sampled(prompt, Failure("engine", told), usage=completion.usage)
+            return PolicyOutput(prompt, Failure("engine", told), usage=completion.usage)
         item = prompt.answered([one.text for one in drawn])
-        return Sampled(prompt, item, tuple(one.finish == "length" for one in drawn), completion.usage)
+        return PolicyOutput(prompt, item, tuple(one.finish == "length" for one in drawn), completion.usage)
 
-    def stream(self, prompts: Iterable[Prompt | Item]) -> Iterator[Sampled | Item]:
+    def stream(self, prompts: Iterable[Prompt | Item]) -> Iterator[PolicyOutput | Item]:
         """Yield what was drawn for each Prompt as it finishes, in any order, with bounded memory.
 
         A request that fails is its prompt's Failure, nothing else's. An Item among them has its responses already
@@ -159,7 +159,7 @@ class Policy:
                     _ = self.engine  # on the feeding thread, and only where something is to be written
                 yield one
 
-        async def drawn(one: Prompt | Item) -> Sampled | Item:
+        async def drawn(one: Prompt | Item) -> PolicyOutput | Item:
             if isinstance(one, Item):
                 return one
             if task := asyncio.current_task():
@@ -167,7 +167,7 @@ class Policy:
                 task.add_done_callback(self._drawing.discard)
             return await self._sample(one, self.engine)
 
-        return in_flight(opened(), drawn, self.window, lambda one: 1 if isinstance(one, Item) else self.candidates)
+        return map_unordered(opened(), drawn, self.window, lambda one: 1 if isinstance(one, Item) else self.candidates)
 
     def _seed_for(self, messages: tuple[Message, ...]) -> int:
         text = json.dumps([self.seed, "candidates", messages], ensure_ascii=False)

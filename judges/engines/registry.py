@@ -67,7 +67,7 @@ def _build(kind: str, model: str, settings: dict[str, Any]) -> Engine:
     raise CannotRun(f"unknown engine {kind!r}; there are {', '.join(ENGINES)}")
 
 
-class Hold:
+class EngineHandle:
     """One user's hold on an engine: named when built, opened when first asked for, shared, given back by `close`.
 
     `settings` are the user's own beside its named ones: each is written `engine.KEY` and goes to the engine as

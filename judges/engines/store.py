@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed
+from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, RequestFailed
 from judges.errors import CannotRun
 from judges.types import Message, Usage, plain_usage
 
@@ -213,9 +213,9 @@ class StoredEngine(Engine):
         return self._identity
 
     def token_ids(
-        self, messages: tuple[Message, ...], prefix: str = "", begun: Generated | None = None
+        self, messages: tuple[Message, ...], prefix: str = "", partial: Generation | None = None
     ) -> list[int] | None:
-        return None if self.engine is None else self.engine.token_ids(messages, prefix, begun)
+        return None if self.engine is None else self.engine.token_ids(messages, prefix, partial)
 
     async def complete(self, request: Request) -> Completion:
         key = self._key(request_digest(request))
@@ -226,12 +226,14 @@ class StoredEngine(Engine):
         return completion
 
     async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, partial: Generation | None = None
     ) -> LogLikelihood:
-        key = self._key("log-likelihood", request_digest(Request(messages, prefix=prefix, begun=begun)), continuation)
+        key = self._key(
+            "log-likelihood", request_digest(Request(messages, prefix=prefix, partial=partial)), continuation
+        )
         if (kept := self._kept(key)) is not None:
             return _likelihood(kept)
-        answer = await self._asked().log_likelihood(messages, prefix, continuation, begun)
+        answer = await self._asked().log_likelihood(messages, prefix, continuation, partial)
         await self.store.put(key, self._number, asdict(answer))
         return answer
 
@@ -240,14 +242,14 @@ class StoredEngine(Engine):
         messages: tuple[Message, ...],
         prefix: str,
         continuations: tuple[str, ...],
-        begun: Generated | None = None,
+        partial: Generation | None = None,
     ) -> list[LogLikelihood]:
         key = self._key(
-            "log-likelihoods", request_digest(Request(messages, prefix=prefix, begun=begun)), *continuations
+            "log-likelihoods", request_digest(Request(messages, prefix=prefix, partial=partial)), *continuations
         )
         if (kept := self._kept(key)) is not None:
             return [_likelihood(one) for one in kept["all"]]
-        answers = await self._asked().log_likelihoods(messages, prefix, continuations, begun)
+        answers = await self._asked().log_likelihoods(messages, prefix, continuations, partial)
         await self.store.put(key, self._number, {"all": [asdict(a) for a in answers]})
         return answers
 
@@ -293,10 +295,10 @@ def _likelihood(kept: Mapping[str, Any]) -> LogLikelihood:
     return LogLikelihood(kept["total"], kept["tokens"], Usage(**kept["usage"]))
 
 
-def _generated(kept: Mapping[str, Any]) -> Generated:
+def _generated(kept: Mapping[str, Any]) -> Generation:
     logprobs = kept.get("logprobs")
     ids = tuple(kept["token_ids"])
-    return Generated(kept["text"], kept["finish"], ids, None if logprobs is None else tuple(logprobs))
+    return Generation(kept["text"], kept["finish"], ids, None if logprobs is None else tuple(logprobs))
 
 
 def request_digest(request: Request) -> str:
@@ -308,8 +310,8 @@ def request_digest(request: Request) -> str:
     ]
     if request.schema is not None:
         content.append([request.schema])
-    if request.begun is not None:
-        content.append(list(request.begun.token_ids))
+    if request.partial is not None:
+        content.append(list(request.partial.token_ids))
     return hashlib.sha256(_to_json(content).encode()).hexdigest()
 
 

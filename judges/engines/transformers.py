@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from judges.engines.base import Completion, Generated, LogLikelihood, Request, RequestFailed
+from judges.engines.base import Completion, Generation, LogLikelihood, Request, RequestFailed
 from judges.engines.chat_template import plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.local import LocalEngine
@@ -56,7 +56,7 @@ class TransformersEngine(LocalEngine):
     async def complete(self, request: Request) -> Completion:
         if request.schema:
             raise CannotRun("engine transformers cannot limit a completion to JSON: read by text, or use vllm")
-        ids = self.token_ids(request.messages, request.prefix, request.begun)
+        ids = self.token_ids(request.messages, request.prefix, request.partial)
         if len(ids) >= self._context:
             raise RequestFailed(
                 "too-long", f"the prompt has {len(ids)} tokens, the model's context holds {self._context}"
@@ -144,7 +144,7 @@ class TransformersEngine(LocalEngine):
             completions.append(Completion(choices, Usage(len(ids), 0, tokens, seconds / len(batch))))
         return completions
 
-    def _generated(self, ids: list[int], end: list[int], out: Any, row: int, request: Request) -> Generated:
+    def _generated(self, ids: list[int], end: list[int], out: Any, row: int, request: Request) -> Generation:
         stop = next((place for place, token in enumerate(ids) if token in end), None)
         kept = ids if stop is None else ids[: stop + 1]
         text = self._tokenizer.decode(kept, skip_special_tokens=True)
@@ -153,7 +153,7 @@ class TransformersEngine(LocalEngine):
         if request.logprobs is not None:
             logprobs = tuple(self._top(out.logits[p][row], request.logprobs, kept[p]) for p in range(len(kept)))
         finished = stop is not None or cut is not None or bool(request.choice and text in request.choice)
-        return Generated(text[:cut], "stop" if finished else "length", tuple(kept), logprobs)
+        return Generation(text[:cut], "stop" if finished else "length", tuple(kept), logprobs)
 
     def _top(self, logits: Any, count: int, sampled: int) -> dict[str, float]:
         values = logits.float().log_softmax(-1)

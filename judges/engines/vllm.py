@@ -9,11 +9,11 @@ import threading
 import time
 from typing import Any
 
-from judges.engines.base import Completion, Generated, LogLikelihood, Request, RequestFailed, loop
+from judges.engines.base import Completion, Generation, LogLikelihood, Request, RequestFailed, loop
 from judges.engines.chat_template import plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.local import LocalEngine
-from judges.engines.vllm_process import Lives, Start
+from judges.engines.vllm_process import RestartBudget, Start
 from judges.errors import CannotRun
 from judges.types import Message, Usage
 
@@ -77,7 +77,7 @@ class VLLMEngine(LocalEngine):
         if on_cpu:
             settings |= cpu_settings(int(engine_args.get("max_model_len") or 0))
         self._settings = settings | engine_args
-        self._lives = Lives(model)
+        self._lives = RestartBudget(model)
         self._changing = threading.Lock()  # who closes is on another thread than the loop
         self._closed = False
         self._restart: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ class VLLMEngine(LocalEngine):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        ids = self.token_ids(request.messages, request.prefix, request.begun)
+        ids = self.token_ids(request.messages, request.prefix, request.partial)
         room = self._context - len(ids)
         if room < 1:
             raise RequestFailed(
@@ -125,7 +125,7 @@ class VLLMEngine(LocalEngine):
         )
         output, seconds = await self._run(ids, parameters)
         choices = tuple(
-            Generated(
+            Generation(
                 text=o.text,
                 finish="length" if o.finish_reason == "length" else "stop",
                 token_ids=tuple(o.token_ids),
@@ -160,14 +160,14 @@ class VLLMEngine(LocalEngine):
         messages: tuple[Message, ...],
         prefix: str,
         continuations: tuple[str, ...],
-        begun: Generated | None = None,
+        partial: Generation | None = None,
     ) -> list[LogLikelihood]:
         # Prompt logprobs recompute the whole prompt. One generated position for each distinct beginning of
         # the continuations finds the prefix cached instead: one request for one-token labels.
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        before = self.token_ids(messages, prefix, begun)
+        before = self.token_ids(messages, prefix, partial)
         spelled = [tuple(plain_ids(self._tokenizer, continuation)) for continuation in continuations]
         following: dict[tuple[int, ...], set[int]] = {}
         for ids in spelled:

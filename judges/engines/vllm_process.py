@@ -131,7 +131,7 @@ class Start:
         psutil.wait_procs(self._below, timeout=3)
 
 
-class Lives:
+class RestartBudget:
     """How often one engine may still be started again."""
 
     def __init__(self, model: str) -> None:

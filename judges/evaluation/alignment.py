@@ -12,7 +12,7 @@ from judges.types import Comparison, Item, Judgment, Scorecard
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RecordedCard:
     """What one row says of one Item, before it is known which of its sides stands where in the Item.
 
     `order` is "given" (the row's sides are the Item's responses in order), "gold" (the right one first), or a
@@ -44,7 +44,7 @@ def digest(text: str) -> bytes:
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
 
-def placed(said: Said, item: Item) -> Scorecard:
+def placed(said: RecordedCard, item: Item) -> Scorecard:
     """The row's Scorecard of an Item, its judgments in the responses' order. Raises CannotRun where it does not fit."""
     count, judgments = len(item.responses), said.judgments
     if len(judgments) == 1 and judgments[0].failure is not None:
@@ -70,7 +70,7 @@ def placed(said: Said, item: Item) -> Scorecard:
     )
 
 
-def _places(said: Said, item: Item) -> tuple[int, ...]:
+def _places(said: RecordedCard, item: Item) -> tuple[int, ...]:
     """Where each side of the row stands in the Item."""
     count = len(item.responses)
     if said.order == "given":

@@ -10,7 +10,7 @@ from typing import Any
 
 from judges.data.items import name_of_subset
 from judges.errors import CannotRun
-from judges.evaluation.alignment import Said, digest, shown
+from judges.evaluation.alignment import RecordedCard, digest, shown
 from judges.evaluation.recorded_judgments import best, both_orders, compared, judged, name_of, number_of, outcome_of
 from judges.types import Comparison, Failure
 
@@ -39,7 +39,7 @@ def json_rows(path: str) -> Iterator[dict[str, Any] | Failure]:
         yield shared | dict(zip(columns, values, strict=True))
 
 
-def rewardbench(columns: Columns, where: str) -> Said:
+def rewardbench(columns: Columns, where: str) -> RecordedCard:
     """A row of RewardBench's eval-set-scores (allenai/reward-bench, run_rm.py, run_dpo.py, run_generative.py).
 
     `id`, `subset`, and `scores_chosen` and `scores_rejected` of a reward model; or `results` alone, 1 where the
@@ -60,16 +60,16 @@ def rewardbench(columns: Columns, where: str) -> Said:
         outcome = "tie" if result == 0.5 else "first" if result == 1 else "second"
         comparison = Comparison(0, 1, outcome_of(outcome, where))
         judgments = compared([comparison])
-        return Said(name, where, judgments, (comparison,), best(judgments), **kept)
+        return RecordedCard(name, where, judgments, (comparison,), best(judgments), **kept)
     scores = [number_of(side, where) for side in sides]
     good, bad = scores
     if not isinstance(good, Failure) and not isinstance(bad, Failure) and (good > bad) != (result == 1):
         raise CannotRun(f"{where}: results is {result}, and the scores are {good:g} and {bad:g}")
     told = tuple(judged(score, read=None if isinstance(score, Failure) else "reward") for score in scores)
-    return Said(name, where, told, (), best(told), **kept)
+    return RecordedCard(name, where, told, (), best(told), **kept)
 
 
-def judgebench(columns: Columns, where: str) -> Said:
+def judgebench(columns: Columns, where: str) -> RecordedCard:
     """A row of JudgeBench's output files (ScalerLab/JudgeBench, run_judge.py): a pair judged once or in both orders.
 
     `judgments` holds for each order a `decision` (A>B, B>A, A=B; null where the judge gave none) in places as they
@@ -100,7 +100,7 @@ def judgebench(columns: Columns, where: str) -> Said:
     if label is not None and label not in _LABELS:
         raise CannotRun(f"{where}: label is A>B or B>A, not {shown(label)}")
     texts = [columns.get("response_A"), columns.get("response_B")]
-    return Said(
+    return RecordedCard(
         id=name_of(columns, where, "pair_id"),
         where=where,
         judgments=judgments,

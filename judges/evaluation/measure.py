@@ -18,7 +18,7 @@ from judges.evaluation.metrics.calibration import measure as calibration
 from judges.evaluation.metrics.correlation import correlation_numbers, per_prompt_tau
 from judges.evaluation.metrics.ranking import ranked, ranking_numbers
 from judges.evaluation.metrics.scorer_agreement import between_numbers
-from judges.evaluation.results import Contrast, Measured, Number, Result
+from judges.evaluation.results import Contrast, Measurement, Number, Result
 from judges.evaluation.statistics import intervals
 from judges.evaluation.statistics.significance import contrasts
 from judges.evaluation.statistics.tally import Tally, prompt_of
@@ -106,9 +106,9 @@ def headline_tally(judged: Judged) -> Tally | None:
     return found if found.means and any(len(mean.values) for mean in found.means.values()) else None
 
 
-def described(benchmark: Benchmark, file: str, headline: tuple[str, str]) -> Measured:
+def described(benchmark: Benchmark, file: str, headline: tuple[str, str]) -> Measurement:
     """The benchmark as the run's record keeps it."""
-    return Measured(
+    return Measurement(
         name=benchmark.name,
         title=benchmark.shown_name,
         source=benchmark.source,

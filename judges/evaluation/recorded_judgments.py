@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from judges.data.readers import records
 from judges.errors import CannotRun
-from judges.evaluation.alignment import Said, digest, placed, shown
+from judges.evaluation.alignment import RecordedCard, digest, placed, shown
 from judges.scorer import Scorer
 from judges.scorers.tournament import WORTH, Settled, settle
 from judges.types import FAILURE_REASONS, REAL_LINE, Comparison, Failure, Item, Judgment, Scorecard, scorecard
@@ -50,7 +50,7 @@ WANTED = (
 )
 
 
-class Precomputed(Scorer):
+class RecordedJudgments(Scorer):
     """A file of judgments as a scorer: each Item gets what the file's row of its id says.
 
     The rows may be those of `assay compare` (DIR/judgments/FILE), of `assay score`, of RewardBench's and
@@ -81,7 +81,7 @@ class Precomputed(Scorer):
         with open(file, "rb") as data:
             self._digest = hashlib.file_digest(data, "sha256").hexdigest()
         self._made_for = _made_for(file)
-        self._said: dict[str, Said] = {}
+        self._said: dict[str, RecordedCard] = {}
         for number, columns in enumerate(_rows(self._path), start=1):
             where = f"{self._path}, row {number}"
             if isinstance(columns, Failure):
@@ -143,7 +143,7 @@ class Precomputed(Scorer):
         if all(_GENERATED.fullmatch(item.id) for _, item in pairs):
             self._check_places([(said, item) for said, item in pairs if isinstance(said.order, str)], name, digest)
 
-    def _check_places(self, pairs: Sequence[tuple[Said, Item]], name: str | None, digest: str | None) -> None:
+    def _check_places(self, pairs: Sequence[tuple[RecordedCard, Item]], name: str | None, digest: str | None) -> None:
         """Rows that nothing but their place ties to their Items."""
         if not pairs or (digest is not None and digest == self._made_for):
             return
@@ -167,7 +167,7 @@ class Precomputed(Scorer):
                 stacklevel=4,
             )
 
-    def _of(self, name: str) -> Said | None:
+    def _of(self, name: str) -> RecordedCard | None:
         other = name.removeprefix(PREFIX) if name.startswith(PREFIX) else PREFIX + name
         return self._said.get(name) or self._said.get(other)
 
@@ -189,7 +189,7 @@ def _rows(path: str) -> Iterator[dict[str, Any] | Failure]:
         yield from records(path)
 
 
-def read_row(columns: Columns, where: str, score: Sequence[str] = ()) -> Said:
+def read_row(columns: Columns, where: str, score: Sequence[str] = ()) -> RecordedCard:
     """What a row says. Raises CannotRun where it is of no known form.
 
     >>> read_row({"id": 7, "scores": [1, None]}, "f.jsonl, row 1").judgments[1].failure.reason
@@ -298,7 +298,7 @@ def both_orders(given: Any, swapped: Any, where: str) -> tuple[Comparison, Compa
 # -- the forms ---------------------------------------------------------------------------------------------
 
 
-def _own_card(columns: Columns, where: str) -> Said:
+def _own_card(columns: Columns, where: str) -> RecordedCard:
     """A row of `assay compare`."""
     try:
         card = scorecard({**columns, "id": name_of(columns, where)})
@@ -311,7 +311,9 @@ def _own_card(columns: Columns, where: str) -> Said:
     except (TypeError, ValueError, AttributeError) as error:
         raise CannotRun(f"{where}: not a judgment of assay compare: {shown(str(error))}") from error
     benchmark, item = (value if isinstance(value := columns.get(key), str) else "" for key in ("benchmark", "item"))
-    return Said(card.id, where, card.judgments, card.comparisons, card.preference, benchmark=benchmark, item=item)
+    return RecordedCard(
+        card.id, where, card.judgments, card.comparisons, card.preference, benchmark=benchmark, item=item
+    )
 
 
 def _check(card: Scorecard) -> None:
@@ -343,7 +345,7 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _scored(columns: Columns, where: str, names: Sequence[str]) -> Said:
+def _scored(columns: Columns, where: str, names: Sequence[str]) -> RecordedCard:
     """A row with a score for each response, in one column or in several; also one of `assay score`."""
     if lacking := [name for name in names if name not in columns]:
         raise CannotRun(f"{where}: no column {', '.join(map(repr, lacking))}")
@@ -371,7 +373,7 @@ def _order(columns: Columns, count: int) -> Literal["given", "gold"] | tuple[byt
 
 def _of_scores(
     columns: Columns, where: str, values: Sequence[Any], order: Literal["given", "gold"] | tuple[bytes, ...]
-) -> Said:
+) -> RecordedCard:
     scores = [number_of(value, where) for value in values]
     failures = columns.get("failures") if len(scores) > 1 else [columns.get("failure")]
     if isinstance(failures, list) and len(failures) == len(scores):
@@ -382,7 +384,7 @@ def _of_scores(
     if not isinstance(preference, list) or len(preference) != len(scores) or not all(map(_is_number, preference)):
         preference = best(judgments)
     known = None if preference is None else tuple(preference)
-    return Said(name_of(columns, where), where, judgments, (), known, order)
+    return RecordedCard(name_of(columns, where), where, judgments, (), known, order)
 
 
 def _failure(told: Any, where: str) -> Failure | None:
@@ -397,7 +399,7 @@ def _failure(told: Any, where: str) -> Failure | None:
         raise CannotRun(f"{where}: not a failure: {shown(told)}") from error
 
 
-def _verdicts(columns: Columns, where: str) -> Said:
+def _verdicts(columns: Columns, where: str) -> RecordedCard:
     given, swapped = columns["verdict"], columns.get("verdict_swapped")
     if "verdict_swapped" in columns:
         comparisons: tuple[Comparison, ...] = both_orders(given, swapped, where)
@@ -405,4 +407,4 @@ def _verdicts(columns: Columns, where: str) -> Said:
         comparisons = (Comparison(0, 1, outcome_of(given, where)),)
     judgments = compared(comparisons)
     name = name_of(columns, where)
-    return Said(name, where, judgments, comparisons, best(judgments), _order(columns, 2))
+    return RecordedCard(name, where, judgments, comparisons, best(judgments), _order(columns, 2))

@@ -55,7 +55,7 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """A benchmark as it was measured. `digest` is of its Items: equal digests, comparable numbers."""
 
     name: str
@@ -140,7 +140,7 @@ class Run:
     versions: Mapping[str, str]
     machine: str
     settings: Mapping[str, Any]
-    benchmarks: tuple[Measured, ...]
+    benchmarks: tuple[Measurement, ...]
     results: tuple[Result, ...]
     contrasts: tuple[Contrast, ...] = ()
     between: Mapping[str, tuple[Number, ...]] = field(default_factory=dict)
@@ -181,7 +181,7 @@ def _run(told: dict[str, Any]) -> Run:
         versions=told["versions"],
         machine=told["machine"],
         settings=told["settings"],
-        benchmarks=tuple(Measured(**{**b, "differs": tuple(b["differs"])}) for b in told["benchmarks"]),
+        benchmarks=tuple(Measurement(**{**b, "differs": tuple(b["differs"])}) for b in told["benchmarks"]),
         results=tuple(map(_result, told["results"])),
         contrasts=tuple(Contrast(**c) for c in told["contrasts"]),
         between={name: tuple(Number(**n) for n in numbers) for name, numbers in told["between"].items()},

@@ -21,7 +21,7 @@ from judges.data.quality import preferences
 from judges.data.rows import read_rows
 from judges.data.writers import write_rows
 from judges.engines.base import RequestFailed
-from judges.engines.concurrency import in_flight
+from judges.engines.concurrency import map_unordered
 from judges.errors import CannotRun
 from judges.preferences.export import Recipe
 from judges.preferences.pairs import CANDIDATES, has_pairs, make_pairs
@@ -81,7 +81,7 @@ def votes_on(scorer: SelfRewarding, items: Iterator[Item]) -> Iterator[Voted]:
             order.append(item.id)
             yield item
 
-    for name, some in in_flight(noted(), of, scorer.window, lambda item: len(item.responses) * scorer.votes):
+    for name, some in map_unordered(noted(), of, scorer.window, lambda item: len(item.responses) * scorer.votes):
         waiting[name] = some
         while order and order[0] in waiting:
             yield from waiting.pop(order.popleft())

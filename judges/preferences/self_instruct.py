@@ -22,7 +22,7 @@ from typing import Literal, get_args
 from judges.data.quality import units
 from judges.data.similarity import Known, Vectors, Words
 from judges.engines.base import Completion, Engine, Request, RequestFailed
-from judges.engines.concurrency import in_flight
+from judges.engines.concurrency import map_unordered
 from judges.errors import CannotRun
 from judges.extraction.thinking import split_thinking
 from judges.types import Failure, Message, Usage
@@ -238,7 +238,7 @@ def _answers(
         return place, completion if completion.choices else Failure("engine", "the engine gave no completion")
 
     found: dict[int, Completion | Failure] = {}
-    for place, answer in in_flight(range(len(requests)), answered, ROUND, lambda _: 1):
+    for place, answer in map_unordered(range(len(requests)), answered, ROUND, lambda _: 1):
         found[place] = answer
         heard(before + len(found))
     return [found[place] for place in range(len(requests))]

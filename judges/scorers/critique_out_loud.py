@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from judges.engines.base import Generated, Request, RequestFailed
+from judges.engines.base import Generation, Request, RequestFailed
 from judges.errors import CannotRun
 from judges.extraction.thinking import split_thinking
 from judges.scorer import softmax_preference
@@ -125,15 +125,15 @@ class CritiqueOutLoud(LLMJudge):
             return Judgment(failure=error.failure, usage=usage, **kept)
         return scored(answer, **kept | {"usage": usage + answer.usage})
 
-    async def critique(self, messages: Messages, k: int) -> tuple[Generated, Usage]:
+    async def critique(self, messages: Messages, k: int) -> tuple[Generation, Usage]:
         """The k-th critique. Raises RequestFailed."""
-        usage, begun = Usage(), Generated("", "length")
+        usage, partial = Usage(), Generation("", "length")
         for _ in range(2 if self.finish else 1):
             completion = await self.engine.complete(
                 Request(
                     messages,
-                    prefix=begun.text,
-                    begun=begun if begun.text else None,
+                    prefix=partial.text,
+                    partial=partial if partial.text else None,
                     temperature=self.sampling.temperature,
                     top_p=self.sampling.top_p,
                     max_tokens=self.max_tokens,
@@ -141,19 +141,19 @@ class CritiqueOutLoud(LLMJudge):
                 )
             )
             written = completion.choices[0]
-            begun = Generated(begun.text + written.text, written.finish, begun.token_ids + written.token_ids)
+            partial = Generation(partial.text + written.text, written.finish, partial.token_ids + written.token_ids)
             usage += completion.usage
             if written.finish != "length":
                 break
-        return begun, usage
+        return partial, usage
 
 
-def whole(written: Generated) -> str:
+def whole(written: Generation) -> str:
     """A finished critique, without what was thought before it: what a reward is read at the end of.
 
     Raises RequestFailed for one that the token limit cut off, and for an empty one.
 
-    >>> whole(Generated("<think>Hm.</think> It is right. ", "stop"))
+    >>> whole(Generation("<think>Hm.</think> It is right. ", "stop"))
     'It is right.'
     """
     if written.finish == "length":

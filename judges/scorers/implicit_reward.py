@@ -11,9 +11,9 @@ from typing import Any
 
 from judges.engines.base import Engine, RequestFailed
 from judges.engines.chat_template import chat_ids
-from judges.engines.concurrency import in_flight
+from judges.engines.concurrency import map_unordered
 from judges.engines.embedded import resolve_model
-from judges.engines.registry import ENGINE_PREFIX, Hold
+from judges.engines.registry import ENGINE_PREFIX, EngineHandle
 from judges.errors import CannotRun
 from judges.scorer import Scorer, softmax_preference
 from judges.types import REAL_LINE, Failure, Item, Judgment, Message, Scorecard, Usage
@@ -78,7 +78,7 @@ class ImplicitReward(Scorer):
         if reference != NO_REFERENCE:
             wanted.append((reference, reference_base_url or base_url))
         user = f"scorer {self.name!r}"
-        self._holds = [Hold(user, m, engine, url, api_key, settings=engine_settings) for m, url in wanted]
+        self._holds = [EngineHandle(user, m, engine, url, api_key, settings=engine_settings) for m, url in wanted]
         self._kind = self._holds[0].kind
         self._identities = [hold.identity() for hold in self._holds]
         if self._identities[1:] == self._identities[:1]:
@@ -133,7 +133,7 @@ class ImplicitReward(Scorer):
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
         _ = self.engines
-        return in_flight(items, self.card, self.window, lambda item: len(item.responses))
+        return map_unordered(items, self.card, self.window, lambda item: len(item.responses))
 
     async def card(self, item: Item) -> Scorecard:
         """Score every response of an Item at once."""

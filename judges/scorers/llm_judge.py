@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from judges.engines.base import Engine, Generated, Request, RequestFailed
-from judges.engines.concurrency import in_flight, together
-from judges.engines.registry import Hold
+from judges.engines.base import Engine, Generation, Request, RequestFailed
+from judges.engines.concurrency import gather, map_unordered
+from judges.engines.registry import EngineHandle
 from judges.errors import CannotRun
 from judges.extraction import Reading, read_json_score, read_score
 from judges.extraction.thinking import thinking
@@ -79,7 +79,7 @@ class LLMJudge(Scorer):
         store: str = "",
         **engine_settings: Any,
     ) -> None:
-        self._hold = Hold(f"scorer {self.name!r}", model, engine, base_url, api_key, store, engine_settings)
+        self._hold = EngineHandle(f"scorer {self.name!r}", model, engine, base_url, api_key, store, engine_settings)
         if max_tokens < 1 or window < 1:
             raise CannotRun(f"scorer {self.name!r}: max_tokens and window are at least 1")
         self.template = load_template(template or self.default_template)
@@ -134,11 +134,11 @@ class LLMJudge(Scorer):
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
         _ = self.engine
-        return in_flight(items, self.card, self.window, lambda item: len(item.responses))
+        return map_unordered(items, self.card, self.window, lambda item: len(item.responses))
 
     async def card(self, item: Item) -> Scorecard:
         """Judge every response of an Item at once."""
-        judgments = await together([self._guarded(item, i) for i in range(len(item.responses))])
+        judgments = await gather([self._guarded(item, i) for i in range(len(item.responses))])
         return Scorecard(id=item.id, judgments=tuple(judgments), preference=vote_preference(judgments))
 
     async def _guarded(self, item: Item, index: int) -> Judgment:
@@ -208,10 +208,10 @@ class LLMJudge(Scorer):
         return await self._answered(kept, usage, messages, prefix, labels, ways, written)
 
     async def verdict_after(
-        self, messages: Messages, prefix: str, labels: Labels, begun: Generated | None = None
+        self, messages: Messages, prefix: str, labels: Labels, partial: Generation | None = None
     ) -> Answer:
         """The verdict alone, after a prefix that ends with its announcement: by "expected", "forced" or "text"."""
-        return await self._answered({"readings": {}}, Usage(), messages, prefix, labels, self.ways, begun)
+        return await self._answered({"readings": {}}, Usage(), messages, prefix, labels, self.ways, partial)
 
     async def _answered(
         self,
@@ -221,13 +221,13 @@ class LLMJudge(Scorer):
         prefix: str,
         labels: Labels,
         ways: Sequence[Read],
-        begun: Generated | None,
+        partial: Generation | None,
     ) -> Answer:
         """What was read so far (`kept`) and is read in these ways after the prefix, as one Answer."""
         readings: dict[str, float | str | Failure] = kept["readings"]
         try:
             for way in ways:
-                readings[way], more, how = await self._after(messages, prefix, labels, way, begun)
+                readings[way], more, how = await self._after(messages, prefix, labels, way, partial)
                 kept |= how
                 usage += more
         except RequestFailed as error:
@@ -237,16 +237,16 @@ class LLMJudge(Scorer):
         return Answer(readings[read or order[0]], read, usage=usage, **kept)
 
     async def _after(
-        self, messages: Messages, prefix: str, labels: Labels, way: str, begun: Generated | None
+        self, messages: Messages, prefix: str, labels: Labels, way: str, partial: Generation | None
     ) -> tuple[float | str | Failure, Usage, dict[str, Any]]:
         if way == "expected":
-            probabilities, mass, usage = await self.probabilities(messages, prefix, labels, begun)
+            probabilities, mass, usage = await self.probabilities(messages, prefix, labels, partial)
             return self.decide(probabilities), usage, {"probabilities": probabilities, "mass": mass}
         if way == "forced":
-            label, usage = await self.constrained(messages, prefix, labels, begun)
+            label, usage = await self.constrained(messages, prefix, labels, partial)
             return self.decide({label: 1.0}), usage, {}
         completion = await self.engine.complete(
-            Request(messages, prefix=_open_end(prefix)[0], begun=begun, max_tokens=16)
+            Request(messages, prefix=_open_end(prefix)[0], partial=partial, max_tokens=16)
         )
         written = completion.choices[0]
         head = self.template.announcement
@@ -268,12 +268,12 @@ class LLMJudge(Scorer):
         )
 
     async def constrained(
-        self, messages: Messages, prefix: str, labels: Labels, begun: Generated | None = None
+        self, messages: Messages, prefix: str, labels: Labels, partial: Generation | None = None
     ) -> tuple[str, Usage]:
         """One more decode on the same cached prefix, limited to the labels."""
         prefix, space = _open_end(prefix)
         completion = await self.engine.complete(
-            Request(messages, prefix, begun, max_tokens=16, choice=tuple(space + label for label in labels))
+            Request(messages, prefix, partial, max_tokens=16, choice=tuple(space + label for label in labels))
         )
         text = completion.choices[0].text.strip()
         if text not in labels:
@@ -281,15 +281,15 @@ class LLMJudge(Scorer):
         return text, completion.usage
 
     async def probabilities(
-        self, messages: Messages, prefix: str, labels: Labels, begun: Generated | None = None
+        self, messages: Messages, prefix: str, labels: Labels, partial: Generation | None = None
     ) -> tuple[dict[str, float], float, Usage]:
-        """P of each label after the prefix, each scored whole, with the mass they hold together.
+        """P of each label after the prefix, each scored whole, with the mass they hold gather.
 
         A label of two tokens ("10") is scored as two. P is renormalised over the labels. Raises
         RequestFailed when they hold next to no mass.
         """
         prefix, space = _open_end(prefix)
-        found = await self.engine.log_likelihoods(messages, prefix, tuple(space + label for label in labels), begun)
+        found = await self.engine.log_likelihoods(messages, prefix, tuple(space + label for label in labels), partial)
         # "1" begins "10": P("1") holds both, so the longer label's share is taken out of the shorter's.
         p = {label: math.exp(f.total) for label, f in zip(labels, found, strict=True)}
         tokens = {label: f.tokens for label, f in zip(labels, found, strict=True)}
@@ -307,7 +307,7 @@ def _open_end(prefix: str) -> tuple[str, str]:
     return kept, prefix[len(kept) :]
 
 
-def _whole(reading: Reading | Failure, written: Generated) -> Reading | Failure:
+def _whole(reading: Reading | Failure, written: Generation) -> Reading | Failure:
     """A verdict that the token limit cut off is truncated, not missing; "1" at the limit may begin "10"."""
     if written.finish != "length":
         return reading
@@ -334,8 +334,8 @@ def json_up_to(text: str, key: str) -> str:
     '{"rationale": "It is", "score": '
     """
     # Its shape is the schema's: a rationale first. What a cut left of an escape goes.
-    begun = re.match(r'\s*\{\s*"rationale"\s*:\s*"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*', text)
-    return f'{begun[0]}", "{key}": ' if begun else "{" + f'"{key}": '
+    partial = re.match(r'\s*\{\s*"rationale"\s*:\s*"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*', text)
+    return f'{partial[0]}", "{key}": ' if partial else "{" + f'"{key}": '
 
 
 def _next_longer(label: str, tokens: Mapping[str, int]) -> list[str]:

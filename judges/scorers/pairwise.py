@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from judges.engines.concurrency import in_flight
+from judges.engines.concurrency import map_unordered
 from judges.errors import CannotRun
 from judges.extraction import Reading, read_json_label, read_label
 from judges.extraction.thinking import split_thinking
@@ -160,7 +160,7 @@ class Pairwise(LLMJudge):
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
         """As every scorer's; the window counts the comparisons in flight, each order for itself."""
         _ = self.engine
-        return in_flight(items, self.card, self.window, self._at_once)
+        return map_unordered(items, self.card, self.window, self._at_once)
 
     def _at_once(self, item: Item) -> int:
         n = len(item.responses)

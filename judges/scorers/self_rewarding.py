@@ -7,7 +7,7 @@ import statistics
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from judges.engines.concurrency import together
+from judges.engines.concurrency import gather
 from judges.errors import CannotRun
 from judges.scorer import vote_preference
 from judges.scorers.llm_judge import Answer, LLMJudge, Messages, Sampling
@@ -100,7 +100,7 @@ class SelfRewarding(LLMJudge):
 
     async def _votes(self, item: Item, index: int, which: range) -> list[Judgment]:
         messages = self.template.render(item, (index,))
-        return await together([self._vote(messages, vote) for vote in which])
+        return await gather([self._vote(messages, vote) for vote in which])
 
     async def _vote(self, messages: Messages, vote: int) -> Judgment:
         if self.template.kind == "score":

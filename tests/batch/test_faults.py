@@ -42,7 +42,7 @@ if __name__ == "__main__":
 """
 
 
-def begun(folder: Path, *arguments: object, **more) -> subprocess.Popen:
+def partial(folder: Path, *arguments: object, **more) -> subprocess.Popen:
     (folder / "assay.py").write_text(SCRIPT)
     command = [sys.executable, "assay.py", *map(str, arguments)]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, **more)
@@ -103,7 +103,7 @@ def left_of(run: subprocess.Popen, known: list[psutil.Process]) -> list[int]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict[int, tuple]:
     folder = tmp_path_factory.mktemp("whole")
-    run = begun(folder, "score", source(folder), "--scorer", SPEC, "-o", "out.jsonl")
+    run = partial(folder, "score", source(folder), "--scorer", SPEC, "-o", "out.jsonl")
     told = run.communicate(timeout=1200)[1]
     assert run.returncode in (0, 1), told
     return verdicts(folder / "out.jsonl")
@@ -117,7 +117,7 @@ def test_killed_fifteen_times_while_judging_and_five_while_starting(tmp_path, un
     lost: set[str] = set()
     for when in plan:
         had = len(computed(tmp_path))
-        run = begun(tmp_path, *command)
+        run = partial(tmp_path, *command)
         if when == "starting":
             time.sleep(draw.uniform(0.5, 12))
         else:
@@ -134,7 +134,7 @@ def test_killed_fifteen_times_while_judging_and_five_while_starting(tmp_path, un
         now = set(computed(tmp_path)) - stored(tmp_path)
         assert len(now - lost) <= 2 * WINDOW, "no more is lost than was in flight (two requests a response)"
         lost |= now
-    last = begun(tmp_path, *command)
+    last = partial(tmp_path, *command)
     told = last.communicate(timeout=1200)[1]
     assert last.returncode in (0, 1), told
     assert verdicts(tmp_path / "out.jsonl") == uninterrupted
@@ -151,14 +151,14 @@ def test_a_store_whose_disk_is_full_says_so_and_goes_on_with_room(tmp_path, unin
         pytest.skip("mounting a small disk needs root")
     try:
         command = ("score", source(tmp_path), "--scorer", SPEC, "-o", "out.jsonl", "--store", disk / "store.sqlite")
-        full = begun(tmp_path, *command)
+        full = partial(tmp_path, *command)
         told = full.communicate(timeout=1200)[1]
         assert full.returncode == 2 and "full" in told and "Traceback" not in told, told
         some = (tmp_path / "out.jsonl").read_text().splitlines()
         assert 0 < len(some) < ROWS and all(json.loads(line)["id"] for line in some)
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         had = len(computed(tmp_path))
-        again = begun(tmp_path, *command)
+        again = partial(tmp_path, *command)
         told = again.communicate(timeout=1200)[1]
         assert again.returncode in (0, 1), told
         assert verdicts(tmp_path / "out.jsonl") == uninterrupted
@@ -194,7 +194,7 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(tmp_path):
     server = serve()
     try:
         wait_for(port, server)
-        run = begun(tmp_path, *command)
+        run = partial(tmp_path, *command)
         until = time.monotonic() + 300
         while len(computed(tmp_path)) < 60 and run.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
@@ -205,7 +205,7 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(tmp_path):
         assert 0 < had < ROWS
         server = serve()
         wait_for(port, server)
-        again = begun(tmp_path, *command)
+        again = partial(tmp_path, *command)
         told = again.communicate(timeout=600)[1]
         assert again.returncode in (0, 1), told
         found = verdicts(tmp_path / "out.jsonl")

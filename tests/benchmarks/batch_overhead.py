@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from judges import Item, load_scorer
-from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request
+from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request
 from judges.engines.store import StoredEngine
 from judges.extraction import read_score
 from judges.types import Usage
@@ -79,9 +79,9 @@ class Instant(Engine):
     name = model = "instant"
 
     async def complete(self, request: Request) -> Completion:
-        return Completion((Generated(ANSWER, "stop", tuple(range(40))),), Usage(200, 0, 40))
+        return Completion((Generation(ANSWER, "stop", tuple(range(40))),), Usage(200, 0, 40))
 
-    async def log_likelihood(self, messages, prefix, continuation, begun=None) -> LogLikelihood:
+    async def log_likelihood(self, messages, prefix, continuation, partial=None) -> LogLikelihood:
         raise NotImplementedError
 
 

@@ -43,7 +43,7 @@ from typing import Any
 from judges import Item
 from judges.data.items import conversation
 from judges.engines import watchdog
-from judges.engines.base import Completion, Engine, Generated, Request, submit
+from judges.engines.base import Completion, Engine, Generation, Request, submit
 from judges.engines.chat_template import chat_ids
 from judges.engines.embedded import resolve_model
 from judges.engines.store import StoredEngine
@@ -352,9 +352,9 @@ class Instant(Engine):
 
     async def complete(self, request: Request) -> Completion:
         ids = chat_ids(self._tokenizer, request.messages, request.prefix)
-        return Completion((Generated(ANSWER, "stop"),), Usage(len(ids), 0, 32, 0.0))
+        return Completion((Generation(ANSWER, "stop"),), Usage(len(ids), 0, 32, 0.0))
 
-    async def log_likelihood(self, messages: Any, prefix: str, continuation: str, begun: Any = None) -> Any:
+    async def log_likelihood(self, messages: Any, prefix: str, continuation: str, partial: Any = None) -> Any:
         raise NotImplementedError
 
 

@@ -62,8 +62,8 @@ from judge_throughput import shared_tokens
 
 from judges import Item
 from judges.data.items import read_fields
-from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, submit
-from judges.engines.policy import Policy, Prompt, Sampled
+from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, submit
+from judges.engines.policy import Policy, PolicyOutput, Prompt
 from judges.scorers.self_rewarding import SelfRewarding
 from judges.types import Failure, Scorecard, Usage
 
@@ -130,9 +130,9 @@ class Counted(Engine):
         return completion
 
     async def log_likelihood(
-        self, messages: Any, prefix: str, continuation: str, begun: Generated | None = None
+        self, messages: Any, prefix: str, continuation: str, partial: Generation | None = None
     ) -> LogLikelihood:
-        return await self._engine.log_likelihood(messages, prefix, continuation, begun)
+        return await self._engine.log_likelihood(messages, prefix, continuation, partial)
 
     def tokens(self) -> Tokens:
         """The counts; the prompts of several completions are counted here, as the engine tells them of one."""
@@ -184,7 +184,7 @@ class Pass:
 
 # -- the ways -----------------------------------------------------------------------------------------------
 
-Note = Callable[[Sampled | Scorecard], None]  # called as each is there; on the feeding thread for what was drawn
+Note = Callable[[PolicyOutput | Scorecard], None]  # called as each is there; on the feeding thread for what was drawn
 Way = Callable[[list[Prompt], Policy, SelfRewarding, Note], None]
 
 
@@ -205,9 +205,9 @@ def one_at_a_time(prompts: list[Prompt], policy: Policy, judge: SelfRewarding, n
         note(Scorecard(item.id, tuple(card.judgments[0] for card in alone)))
 
 
-def noted(stream: Iterator[Sampled | Item], note: Note) -> Iterator[Item]:
+def noted(stream: Iterator[PolicyOutput | Item], note: Note) -> Iterator[Item]:
     for one in stream:
-        assert isinstance(one, Sampled)
+        assert isinstance(one, PolicyOutput)
         note(one)
         if isinstance(one.item, Item):
             yield one.item
@@ -220,7 +220,7 @@ def one_pass(name: str, way: Way, prompts: list[Prompt], given: argparse.Namespa
         forget(policy.engine)
         policy.use(asked)
         judge.use(graded)
-        events: list[tuple[float, Sampled | Scorecard]] = []
+        events: list[tuple[float, PolicyOutput | Scorecard]] = []
         began = time.perf_counter()
         way(prompts, policy, judge, lambda one: events.append((time.perf_counter() - began, one)))
         seconds = time.perf_counter() - began
@@ -345,7 +345,7 @@ async def exactly(engine: Engine, request: Request) -> Completion:
     output, seconds = await running._run(ids, parameters)
     written = output.outputs[0]
     usage = Usage(len(ids), output.num_cached_tokens or 0, len(written.token_ids), seconds)
-    return Completion((Generated(written.text, "length"),), usage)
+    return Completion((Generation(written.text, "length"),), usage)
 
 
 def fewest(one: Tokens, other: Tokens) -> Tokens:

@@ -7,7 +7,7 @@ from chat_families import CHATML, FAMILIES, tokenizer_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from judges.engines.base import Generated, RequestFailed
+from judges.engines.base import Generation, RequestFailed
 from judges.engines.chat_template import chat_ids, control_tokens, conversation_ids, plain_ids, turn_ids
 from judges.engines.embedded import resolve_model
 
@@ -298,9 +298,9 @@ def test_a_turn_goes_on_from_the_ids_that_were_generated(embedded):
     # "rain" letter by letter: not how the tokenizer spells it, but how it was generated, with its end of turn.
     letters = [i for c in "rain" for i in embedded(c)["input_ids"]]
     assert letters != embedded("rain")["input_ids"]
-    begun = Generated("rain", "stop", (*letters, embedded.eos_token_id))
+    partial = Generation("rain", "stop", (*letters, embedded.eos_token_id))
     own = embedded("\nScore:", add_special_tokens=False)["input_ids"]
-    assert turn_ids(embedded, "rain\nScore:", begun) == letters + own
+    assert turn_ids(embedded, "rain\nScore:", partial) == letters + own
     assert turn_ids(embedded, "rain\nScore:") == plain_ids(embedded, "rain\nScore:")
     assert turn_ids(embedded, "") == []
 
@@ -308,9 +308,9 @@ def test_a_turn_goes_on_from_the_ids_that_were_generated(embedded):
 def test_a_turn_that_is_cut_keeps_the_ids_before_the_cut(embedded):
     text = "It is fine. Score: 4 of 5"
     ids = embedded(text)["input_ids"]
-    begun = Generated(text, "stop", tuple(ids))
+    partial = Generation(text, "stop", tuple(ids))
     cut = text[: text.index(" 4")]
-    kept = turn_ids(embedded, cut, begun)
+    kept = turn_ids(embedded, cut, partial)
     assert kept == ids[: len(kept)] and embedded.decode(kept) == cut
 
 
@@ -318,18 +318,18 @@ def test_a_cut_within_a_character_of_several_tokens_falls_before_it(embedded):
     text = "好🙂 fine"
     ids = tuple(embedded(text)["input_ids"])
     for length in range(len(text) + 1):
-        found = turn_ids(embedded, text[:length] + "Score:", Generated(text, "stop", ids))
+        found = turn_ids(embedded, text[:length] + "Score:", Generation(text, "stop", ids))
         assert embedded.decode(found) == text[:length] + "Score:"
 
 
 def test_a_control_token_that_the_model_wrote_stays_one_and_one_that_it_spelled_stays_spelled(embedded):
     start = embedded.convert_tokens_to_ids("<|im_start|>")
-    shown = Generated("a b", "length", (*embedded("a")["input_ids"], start, *embedded(" b")["input_ids"]))
+    shown = Generation("a b", "length", (*embedded("a")["input_ids"], start, *embedded(" b")["input_ids"]))
     assert turn_ids(embedded, "a b\nScore:", shown).count(start) == 1
-    spelled = Generated("<|im_start|>", "length", tuple(plain_ids(embedded, "<|im_start|>")))
+    spelled = Generation("<|im_start|>", "length", tuple(plain_ids(embedded, "<|im_start|>")))
     assert start not in turn_ids(embedded, "<|im_start|>\nScore:", spelled)
 
 
 def test_ids_that_do_not_decode_to_their_text_are_not_trusted(embedded):
-    other = Generated("rain", "stop", tuple(embedded("snow")["input_ids"]))
+    other = Generation("rain", "stop", tuple(embedded("snow")["input_ids"]))
     assert turn_ids(embedded, "rain\nScore:", other) == plain_ids(embedded, "rain\nScore:")

@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from judges.engines.base import loop
-from judges.engines.concurrency import in_flight
+from judges.engines.concurrency import map_unordered
 
 
 def test_of_many_that_fail_together_one_is_raised_and_the_rest_print_nothing():
@@ -26,7 +26,7 @@ def test_of_many_that_fail_together_one_is_raised_and_the_rest_print_nothing():
 
     try:
         with pytest.raises(OSError, match="disk full"):
-            list(in_flight(range(8), fails, 8, lambda _: 1))
+            list(map_unordered(range(8), fails, 8, lambda _: 1))
         gc.collect()
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), engines).result()
     finally:

@@ -16,8 +16,8 @@ from judges.batch.run import score_file
 from judges.cli.score import load_policy
 from judges.data.items import read_fields
 from judges.engines import registry
-from judges.engines.base import Completion, Generated, RequestFailed
-from judges.engines.policy import Policy, Prompt, Sampled
+from judges.engines.base import Completion, Generation, RequestFailed
+from judges.engines.policy import Policy, PolicyOutput, Prompt
 from judges.engines.store import request_digest
 from judges.types import Failure, Usage
 
@@ -34,7 +34,7 @@ class Writer(FakeEngine):
             texts = [self.answer(request, k) for k in range(request.n)]
         finally:
             self.now -= 1
-        choices = tuple(Generated(t, "length" if t.endswith("-") else "stop") for t in texts)
+        choices = tuple(Generation(t, "length" if t.endswith("-") else "stop") for t in texts)
         return Completion(choices, Usage(10, 0, 5 * request.n, self.delay))
 
 
@@ -151,13 +151,13 @@ def shared_loop():
 
 
 def test_closing_the_policy_of_a_judge_that_was_left_early_cancels_its_generation():
-    begun, cancelled = [], []
+    partial, cancelled = [], []
 
     class Endless(Writer):
         async def complete(self, request):
             if asked(request) == "question 0":
                 return await super().complete(request)
-            begun.append(asked(request))
+            partial.append(asked(request))
             try:
                 await asyncio.sleep(600)
             except asyncio.CancelledError:
@@ -169,11 +169,11 @@ def test_closing_the_policy_of_a_judge_that_was_left_early_cancels_its_generatio
     stream = judge.stream(s.item for s in policy.stream(prompts(100)))
     assert next(stream).id == "0"
     until = time.monotonic() + 10
-    while len(begun) < 3 and time.monotonic() < until:
+    while len(partial) < 3 and time.monotonic() < until:
         time.sleep(0.01)
     stream.close()
     policy.close()
-    assert len(begun) >= 3 and sorted(cancelled) == sorted(begun)
+    assert len(partial) >= 3 and sorted(cancelled) == sorted(partial)
 
 
 # -- files --------------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def test_a_real_model_draws_unlike_candidates_and_the_same_ones_again(tiny_decod
     for _ in range(2):
         with Policy(str(tiny_decoder), engine="transformers", max_tokens=8) as policy:
             # A tiny decoder's chat template is the embedded model's; its weights are random.
-            runs.append({s.item.id: s.item.responses for s in policy.stream(prompts(3)) if isinstance(s, Sampled)})
+            runs.append({s.item.id: s.item.responses for s in policy.stream(prompts(3)) if isinstance(s, PolicyOutput)})
     assert runs[0] == runs[1] and len(runs[0]) == 3
     assert all(len(set(responses)) == 4 for responses in runs[0].values())
 

@@ -17,7 +17,7 @@ import pytest
 
 from judges.engines.base import Request, submit
 from judges.engines.vllm import VLLMEngine
-from judges.engines.vllm_process import RESTARTS, Lives, Start
+from judges.engines.vllm_process import RESTARTS, RestartBudget, Start
 from judges.errors import CannotRun
 
 MODEL = "embedded:smollm2-135m"
@@ -259,7 +259,7 @@ def test_a_start_that_was_ended_gives_no_engine():
 
 
 def test_restarts_are_told_and_bounded(capsys):
-    lives = Lives("m")
+    lives = RestartBudget("m")
     for number in range(1, RESTARTS + 1):
         lives.spend()
         assert f"'m' died and is started again ({number} of {RESTARTS})" in capsys.readouterr().err

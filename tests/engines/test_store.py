@@ -24,7 +24,7 @@ from judges.batch.output import Options
 from judges.batch.run import Summary, score_file
 from judges.cli.app import app
 from judges.engines import registry
-from judges.engines.base import Generated, Request, RequestFailed, submit
+from judges.engines.base import Generation, Request, RequestFailed, submit
 from judges.engines.store import Store, StoredEngine
 from judges.errors import CannotRun
 from judges.scorers.calibrated import Calibrated, Calibration, write_calibration
@@ -77,7 +77,7 @@ OTHERS = [
     Request(({"role": "system", "content": "a"},), temperature=0.5, seed=1),
     Request(({"role": "user", "content": "a"}, {"role": "user", "content": ""}), temperature=0.5, seed=1),
     replace(BASE, prefix="x"),
-    replace(BASE, begun=Generated("x", "stop", (1,))),
+    replace(BASE, partial=Generation("x", "stop", (1,))),
     replace(BASE, n=2),
     replace(BASE, temperature=0.6),
     replace(BASE, top_p=0.9),
@@ -159,10 +159,10 @@ def test_a_second_request_that_goes_on_from_half_a_surrogate_pair_has_a_key(stor
 
 def test_answers_that_are_ready_together_are_one_transaction(stored):
     engine = stored()
-    begun: list[str] = []
-    engine.store._writer.set_trace_callback(lambda text: begun.append(text) if text.startswith("BEGIN") else None)
+    partial: list[str] = []
+    engine.store._writer.set_trace_callback(lambda text: partial.append(text) if text.startswith("BEGIN") else None)
     complete(engine, *(asked(str(n)) for n in range(400)))
-    assert 1 <= len(begun) <= 20
+    assert 1 <= len(partial) <= 20
     with sqlite3.connect(engine.store.path) as db:
         assert db.execute("SELECT COUNT(*) FROM completions").fetchone() == (400,)
 

@@ -6,7 +6,7 @@ import pytest
 
 from judges import Item
 from judges.errors import CannotRun
-from judges.evaluation.recorded_judgments import Precomputed
+from judges.evaluation.recorded_judgments import RecordedJudgments
 from judges.types import Comparison, Gold
 
 PUBLISHED = {
@@ -28,7 +28,7 @@ def written(folder, *rows):
 
 
 def card(folder, row, item):
-    return Precomputed(written(folder, row)).score([item])[0]
+    return RecordedJudgments(written(folder, row)).score([item])[0]
 
 
 def scores(card):
@@ -43,7 +43,7 @@ def test_published_judges_get_their_published_score(shared_data, name, overall):
     from judges.evaluation.benchmarks.judgebench import load
 
     benchmark = load(str(shared_data / "judgebench_gpt.jsonl"))
-    judge = Precomputed(shared_data / "judgebench_outputs" / f"{name}.jsonl.gz")
+    judge = RecordedJudgments(shared_data / "judgebench_outputs" / f"{name}.jsonl.gz")
     cards = {card.id: card for card in judge.score(benchmark.items)}
     assert judge.share_found(benchmark.items) == 1
     assert 100 * benchmark.official(benchmark.items, cards).value("overall") == pytest.approx(overall, abs=0.005)
@@ -57,7 +57,7 @@ def test_they_get_it_too_where_the_right_response_stands_first(shared_data, name
 
     items = [row.item for row in read_rows(str(shared_data / "judgebench_gpt.jsonl"))]
     assert {item.gold.chosen for item in items} == {(0,)}
-    judge = Precomputed(shared_data / "judgebench_outputs" / f"{name}.jsonl.gz")
+    judge = RecordedJudgments(shared_data / "judgebench_outputs" / f"{name}.jsonl.gz")
     cards = {card.id: card for card in judge.score(items)}
     assert 100 * official(items, cards).value("overall") == pytest.approx(overall, abs=0.005)
 
@@ -147,7 +147,7 @@ ITEMS = [pair("30", 0, "alpacaeval-easy"), pair("31", 1, "alpacaeval-easy"), pai
 
 def test_columns_of_rewardbench_are_rows(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps(columns(), indent=4))
-    judge = Precomputed(tmp_path / "scores.json")
+    judge = RecordedJudgments(tmp_path / "scores.json")
     assert [scores(c) for c in judge.score(ITEMS)] == [[2.5, 1.5], [3, -1], [0.5, 0.5]]
     assert judge.model == judge.identity()["model"] == "acme/reward"
 
@@ -157,7 +157,7 @@ def test_results_alone_are_verdicts_and_their_mean_is_the_official_one(tmp_path)
 
     told = columns(results=[1, 0, 0.5], scores_chosen=[None] * 3, scores_rejected=[None] * 3)
     (tmp_path / "scores.json").write_text(json.dumps(told))
-    cards = {c.id: c for c in Precomputed(tmp_path / "scores.json").score(ITEMS)}
+    cards = {c.id: c for c in RecordedJudgments(tmp_path / "scores.json").score(ITEMS)}
     assert [scores(c) for c in cards.values()] == [[1, 0], [1, 0], [0.5, 0.5]]
     tally = official(ITEMS, cards)
     assert tally.means["alpacaeval-easy"].value == 0.5 and tally.means["hep-go"].value == 0.5
@@ -166,7 +166,7 @@ def test_results_alone_are_verdicts_and_their_mean_is_the_official_one(tmp_path)
 def test_a_list_of_rows_is_read_too(tmp_path):
     rows = [{"id": 30, "subset": "alpacaeval-easy", "results": 1, "scores_chosen": 2, "scores_rejected": 1}]
     (tmp_path / "scores.json").write_text(json.dumps(rows))
-    assert scores(Precomputed(tmp_path / "scores.json").score(ITEMS[:1])[0]) == [2, 1]
+    assert scores(RecordedJudgments(tmp_path / "scores.json").score(ITEMS[:1])[0]) == [2, 1]
 
 
 def test_an_id_that_two_subsets_share_is_numbered_as_the_benchmark_does(tmp_path):
@@ -182,7 +182,7 @@ def test_an_id_that_two_subsets_share_is_numbered_as_the_benchmark_does(tmp_path
         for i, row in enumerate(rows)
     ]
     (tmp_path / "scores.json").write_text(json.dumps(told))
-    cards = Precomputed(tmp_path / "scores.json").score(benchmark.items)
+    cards = RecordedJudgments(tmp_path / "scores.json").score(benchmark.items)
     assert [scores(c) for c in cards] == [[2, 0], [3, 1]]
 
 
@@ -207,4 +207,4 @@ def test_a_wrong_row_of_rewardbench_is_named(tmp_path, row, what):
 def test_a_json_file_of_another_shape_is_refused(tmp_path, text):
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(CannotRun, match=r"scores\.json"):
-        Precomputed(tmp_path / "scores.json")
+        RecordedJudgments(tmp_path / "scores.json")

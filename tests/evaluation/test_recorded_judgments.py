@@ -10,7 +10,7 @@ from judges import Failure, Item, Judgment, Scorecard, load_scorer
 from judges.batch.run import score_file
 from judges.errors import CannotRun
 from judges.evaluation.judging import seen_by_scorers
-from judges.evaluation.recorded_judgments import Precomputed
+from judges.evaluation.recorded_judgments import RecordedJudgments
 from judges.types import FAILURE_REASONS, Comparison, Gold, Usage, to_plain
 
 
@@ -29,7 +29,7 @@ def scores(card):
 
 
 def one(tmp_path, row, the_item, **settings):
-    return Precomputed(written(tmp_path, row), **settings).score([the_item])[0]
+    return RecordedJudgments(written(tmp_path, row), **settings).score([the_item])[0]
 
 
 # -- plain rows --------------------------------------------------------------------------------------------
@@ -76,16 +76,16 @@ def test_columns_named_by_the_user(tmp_path):
 def test_numbers_as_text_and_lists_in_a_csv(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text('id,scores\n1,"[0.5, 2]"\n2,"[1, null]"\n')
-    assert [scores(c) for c in Precomputed(path).score([item("1"), item("2")])] == [[0.5, 2], [1, "missing"]]
+    assert [scores(c) for c in RecordedJudgments(path).score([item("1"), item("2")])] == [[0.5, 2], [1, "missing"]]
     path.write_text("id,score_chosen,score_rejected\n1,0.5,2\n2,,1e3\n")
     items = [item(str(i), gold=Gold(chosen=(0,))) for i in (1, 2)]
-    assert [scores(c) for c in Precomputed(path).score(items)] == [[0.5, 2], ["missing", 1000]]
+    assert [scores(c) for c in RecordedJudgments(path).score(items)] == [[0.5, 2], ["missing", 1000]]
 
 
 def test_a_single_score_and_its_failure(tmp_path):
     failure = {"reason": "timeout", "message": "60 s"}
     path = written(tmp_path, {"id": "a", "score": 7}, {"id": "b", "score": None, "failure": failure})
-    cards = Precomputed(path).score([item("a", "x"), item("b", "x")])
+    cards = RecordedJudgments(path).score([item("a", "x"), item("b", "x")])
     assert scores(cards[0]) == [7] and cards[1].judgments[0].failure == Failure("timeout", "60 s")
 
 
@@ -103,13 +103,13 @@ def test_equal_responses_keep_their_scores(tmp_path):
 
 def test_an_item_that_the_file_lacks_failed_and_has_no_score(tmp_path):
     path = written(tmp_path, {"id": "a", "scores": [1, 2]})
-    lacking = Precomputed(path).score([item("a"), item("b", "x", "y", "z")])[1]
+    lacking = RecordedJudgments(path).score([item("a"), item("b", "x", "y", "z")])[1]
     assert scores(lacking) == ["missing"] * 3 and lacking.preference is None
 
 
 def test_another_benchmark_s_file_is_refused_with_an_id_of_each_side(tmp_path):
     rows = [{"id": f"theirs-{i}", "scores": [1, 2]} for i in range(9)] + [{"id": "ours-0", "scores": [1, 2]}]
-    scorer = Precomputed(written(tmp_path, *rows))
+    scorer = RecordedJudgments(written(tmp_path, *rows))
     with pytest.raises(CannotRun, match=r"holds 1 of the benchmark's 3 items: .*'theirs-0'.*'ours-1'"):
         scorer.score([item(f"ours-{i}") for i in range(3)])
     assert scorer.share_found([item("ours-0"), item("ours-1")]) == 0.5
@@ -118,7 +118,7 @@ def test_another_benchmark_s_file_is_refused_with_an_id_of_each_side(tmp_path):
 
 def test_ids_are_the_same_with_and_without_a_copy_s_prefix(tmp_path):
     path = written(tmp_path, {"id": "jb-1", "scores": [1, 2]}, {"id": 2, "scores": [3, 4]})
-    cards = Precomputed(path).score([item("1"), item("jb-2")])
+    cards = RecordedJudgments(path).score([item("1"), item("jb-2")])
     assert [card.id for card in cards] == ["1", "jb-2"] and [scores(c) for c in cards] == [[1, 2], [3, 4]]
 
 
@@ -126,7 +126,7 @@ def test_the_identity_is_the_file_s_content(tmp_path):
     path = written(tmp_path, {"id": "a", "scores": [1, 2]})
     copy = written(tmp_path, {"id": "a", "scores": [1, 2]}, name="copy.jsonl")
     other = written(tmp_path, {"id": "a", "scores": [1, 3]}, name="other.jsonl")
-    digests = [Precomputed(p).identity()["sha256"] for p in (path, copy, other)]
+    digests = [RecordedJudgments(p).identity()["sha256"] for p in (path, copy, other)]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -157,7 +157,7 @@ def test_the_identity_is_the_file_s_content(tmp_path):
 )
 def test_a_wrong_row_is_named_with_file_and_row(tmp_path, row, what):
     with pytest.raises(CannotRun, match=rf"judgments\.jsonl, row 2: .*{what}"):
-        Precomputed(written(tmp_path, {"id": "a", "scores": [1, 2]}, row))
+        RecordedJudgments(written(tmp_path, {"id": "a", "scores": [1, 2]}, row))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_wrong_row_is_named_with_file_and_row(tmp_path, row, what):
 def test_a_card_that_no_scorer_wrote_is_refused(tmp_path, change):
     row = to_plain(Scorecard("a", (Judgment(score=1.0), Judgment(score=2.0)))) | change
     with pytest.raises(CannotRun, match=r"row 1: not a judgment of assay compare"):
-        Precomputed(written(tmp_path, json.loads(json.dumps(row))))
+        RecordedJudgments(written(tmp_path, json.loads(json.dumps(row))))
 
 
 @pytest.mark.parametrize("score", [True, "4", [1]])
@@ -182,7 +182,7 @@ def test_a_card_s_score_is_a_number(tmp_path, score):
     row = to_plain(Scorecard("a", (Judgment(score=1.0),)))
     row["judgments"][0]["score"] = score
     with pytest.raises(CannotRun, match=r"row 1: not a judgment of assay compare"):
-        Precomputed(written(tmp_path, row))
+        RecordedJudgments(written(tmp_path, row))
 
 
 @pytest.mark.parametrize(
@@ -205,14 +205,14 @@ def test_chosen_and_rejected_need_to_know_which_is_which(tmp_path, gold):
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(CannotRun, match="no file"):
-        Precomputed(tmp_path / "absent.jsonl")
+        RecordedJudgments(tmp_path / "absent.jsonl")
     with pytest.raises(CannotRun, match="no file"):
-        Precomputed(tmp_path)
+        RecordedJudgments(tmp_path)
     with pytest.raises(CannotRun, match="no rows"):
-        Precomputed(written(tmp_path))
+        RecordedJudgments(written(tmp_path))
     (tmp_path / "torn.jsonl").write_text('{"id": "a", "scores": [1, 2]}\n{"id": "b", "sco')
     with pytest.raises(CannotRun, match=r"torn\.jsonl, row 2: not JSON"):
-        Precomputed(tmp_path / "torn.jsonl")
+        RecordedJudgments(tmp_path / "torn.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -221,9 +221,9 @@ def test_files_that_are_none(tmp_path):
 )
 def test_hostile_ids_are_only_ids_and_are_shown_harmless(tmp_path, name):
     path = written(tmp_path, {"id": name, "scores": [1, 2]})
-    assert scores(Precomputed(path).score([item(name)])[0]) == [1, 2]
+    assert scores(RecordedJudgments(path).score([item(name)])[0]) == [1, 2]
     with pytest.raises(CannotRun) as error:
-        Precomputed(path).score([item("mine")])
+        RecordedJudgments(path).score([item("mine")])
     told = str(error.value)
     assert len(told) < 500 + len(str(path)) and "\x1b" not in told and told.encode()
 
@@ -232,7 +232,7 @@ def test_a_number_of_thousands_of_digits_is_an_error_of_its_row(tmp_path):
     path = tmp_path / "big.jsonl"
     path.write_text('{"id": "a", "scores": [1, 1' + "0" * 400 + "]}\n")
     with pytest.raises(CannotRun, match="row 1: a score is too large a number"):
-        Precomputed(path)
+        RecordedJudgments(path)
 
 
 # -- our own files -----------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def scorecards(draw):
 def test_a_card_comes_back_from_its_file_as_it_was(tmp_path, card):
     path = written(tmp_path, {"benchmark": "b", "scorer": "s", "subset": None, "seconds": 1.5, **to_plain(card)})
     the_item = item(card.id, *["x"] * len(card.judgments))
-    assert next(Precomputed(path).stream([the_item])) == card
+    assert next(RecordedJudgments(path).stream([the_item])) == card
 
 
 def test_a_file_of_assay_compare_gives_the_cards_that_it_was_made_of(tmp_path):
@@ -291,7 +291,7 @@ def test_a_file_of_assay_compare_gives_the_cards_that_it_was_made_of(tmp_path):
     benchmark = Benchmark(name="mine", title="Mine", items=items, source="test")
     with load_scorer("length") as scorer:
         made = judge(scorer, "length", "length", benchmark, tmp_path)
-    read = Precomputed(tmp_path / made.file)
+    read = RecordedJudgments(tmp_path / made.file)
     assert {card.id: card for card in read.score(items)} == made.cards
 
 
@@ -311,7 +311,7 @@ def test_a_file_of_assay_score_gives_its_scores(tmp_path):
         item("one", "aa"),
         item("bad", "a", "bb"),
     ]
-    cards = Precomputed(tmp_path / "out.jsonl").score(items)
+    cards = RecordedJudgments(tmp_path / "out.jsonl").score(items)
     assert [scores(c) for c in cards] == [[1, 4], [3, 2, 1], [2], ["empty", "empty"]]
     assert cards[1].preference == (1, 0, 0)
 
@@ -319,7 +319,7 @@ def test_a_file_of_assay_score_gives_its_scores(tmp_path):
 def test_gzip_is_read(tmp_path):
     with gzip.open(tmp_path / "z.jsonl.gz", "wt") as out:
         out.write('{"id": "a", "scores": [1, 2]}\n')
-    assert scores(Precomputed(tmp_path / "z.jsonl.gz").score([item("a")])[0]) == [1, 2]
+    assert scores(RecordedJudgments(tmp_path / "z.jsonl.gz").score([item("a")])[0]) == [1, 2]
 
 
 # -- rows without ids --------------------------------------------------------------------------------------
@@ -341,11 +341,11 @@ def compared(folder, items, digest=None, **more):
 
 def test_rows_without_ids_of_another_benchmark_are_refused_by_digest_or_name(tmp_path):
     items = by_place()
-    told = Precomputed(compared(tmp_path / "a", items, "d1"))
+    told = RecordedJudgments(compared(tmp_path / "a", items, "d1"))
     told.check(items, "a", "d1")
     with pytest.raises(CannotRun, match="made for items of digest d1, these have d2, and their ids tell only"):
         told.check(items, "a", "d2")
-    named = Precomputed(compared(tmp_path / "b", items))
+    named = RecordedJudgments(compared(tmp_path / "b", items))
     with pytest.raises(CannotRun, match=r"row 1: made for benchmark 'a', not 'b'"):
         named.check(items, "b", "d2")
 
@@ -358,10 +358,10 @@ def test_rows_without_ids_are_known_by_what_was_shown(tmp_path):
     path.with_suffix(".manifest.json").write_text('{"items": "d1"}')
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Precomputed(path).check(items[:2], "a", "d2")  # a part of the same
+        RecordedJudgments(path).check(items[:2], "a", "d2")  # a part of the same
     other = [items[0], *by_place(text="z")[1:]]
     with pytest.raises(CannotRun, match=r"row 2: made for another item than this 'row-2'"):
-        Precomputed(path).check(other, "a", "d2")
+        RecordedJudgments(path).check(other, "a", "d2")
 
 
 def test_rows_with_ids_of_their_own_may_be_a_part_of_another_set(tmp_path):
@@ -369,23 +369,23 @@ def test_rows_with_ids_of_their_own_may_be_a_part_of_another_set(tmp_path):
     path = compared(tmp_path / "a", items, "d1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Precomputed(path).check(items[:1], "b", "d2")
+        RecordedJudgments(path).check(items[:1], "b", "d2")
 
 
 def test_a_match_by_place_alone_warns_and_one_by_texts_does_not(tmp_path):
     items = by_place()
-    plain = Precomputed(written(tmp_path, *({"id": i.id, "scores": [1, 2]} for i in items)))
+    plain = RecordedJudgments(written(tmp_path, *({"id": i.id, "scores": [1, 2]} for i in items)))
     with pytest.warns(UserWarning, match="matched with the benchmark's by their place alone"):
         plain.check(items)
     rows = ({"id": i.id, "scores": [1, 2], "responses": list(i.responses)} for i in items)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Precomputed(written(tmp_path, *rows)).check(items, "a", "d")
+        RecordedJudgments(written(tmp_path, *rows)).check(items, "a", "d")
 
 
 def test_rows_of_no_item_are_counted(tmp_path):
     rows = ({"id": name, "scores": [1, 2]} for name in ("a", "jb-b", "c", "d"))
-    scorer = Precomputed(written(tmp_path, *rows))
+    scorer = RecordedJudgments(written(tmp_path, *rows))
     assert scorer.unused([item("a"), item("b"), item("b"), item("x")]) == 2 and scorer.unused([]) == 4
 
 
@@ -393,7 +393,7 @@ def test_what_an_older_file_lacks_is_named(tmp_path):
     row = to_plain(Scorecard("a", (Judgment(score=1.0), Judgment(score=2.0))))
     del row["judgments"][1]["votes"]
     with pytest.raises(CannotRun, match=r"row 1: not a judgment of assay compare: it has no 'votes'; an older"):
-        Precomputed(written(tmp_path, row))
+        RecordedJudgments(written(tmp_path, row))
 
 
 @pytest.mark.parametrize("place", ["plain", "own", "vote"])
@@ -407,7 +407,7 @@ def test_a_number_that_no_float_holds_is_too_large(tmp_path, place):
         row["judgments"][0]["votes"] = [10**400]
     told = "a number that a float holds" if place == "vote" else "a score is too large a number"
     with pytest.raises(CannotRun, match=f"row 1: .*{told}"):
-        Precomputed(written(tmp_path, row))
+        RecordedJudgments(written(tmp_path, row))
 
 
 def test_a_preference_that_no_float_holds_is_passed_over(tmp_path):
@@ -420,7 +420,7 @@ def test_a_number_names_a_subset_of_judgments_too(tmp_path):
     for row in rows:
         del row["scores_chosen"], row["scores_rejected"]
     path = written(tmp_path, *rows)
-    card = Precomputed(path).score([item("1", subset="2020", gold=Gold(chosen=(0,)))])[0]
+    card = RecordedJudgments(path).score([item("1", subset="2020", gold=Gold(chosen=(0,)))])[0]
     assert scores(card) == [1, 0]
     with pytest.raises(CannotRun, match=r"subset '2020', and item '1' is of '1999'"):
-        Precomputed(path).score([item("1", subset="1999", gold=Gold(chosen=(0,)))])
+        RecordedJudgments(path).score([item("1", subset="1999", gold=Gold(chosen=(0,)))])

@@ -16,7 +16,7 @@ from judges import CannotRun
 from judges.batch.output import Options
 from judges.cli.best import Wanted, run
 from judges.engines import registry
-from judges.engines.base import Completion, Engine, Generated, RequestFailed
+from judges.engines.base import Completion, Engine, Generation, RequestFailed
 from judges.engines.store import request_digest
 from judges.preferences.best_of_n import Scored, best_row, curve_of, expected_best, kl_bound, pick
 from judges.preferences.best_of_n_plot import write_plot
@@ -219,7 +219,7 @@ class Writer(Engine):
         text = request.messages[-1]["content"]
         if text == "broken":
             raise RequestFailed("timeout", "too slow")
-        return Completion(tuple(Generated(text * k, "stop") for k in range(request.n)), Usage(1, 0, 1, 0.0))
+        return Completion(tuple(Generation(text * k, "stop") for k in range(request.n)), Usage(1, 0, 1, 0.0))
 
     async def log_likelihood(self, *_):
         raise NotImplementedError

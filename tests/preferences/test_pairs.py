@@ -15,7 +15,7 @@ import pytest
 from judges import CannotRun
 from judges.cli import main
 from judges.engines import registry
-from judges.engines.base import Completion, Engine, Generated, RequestFailed
+from judges.engines.base import Completion, Engine, Generation, RequestFailed
 from judges.engines.store import request_digest
 from judges.preferences.hub import push
 from judges.preferences.pairs import make_pairs
@@ -57,7 +57,7 @@ class Fake(Engine):
         if "broken" in request.messages[-1]["content"]:
             raise RequestFailed("timeout", "too slow")
         texts = [self.answer(request, k) for k in range(request.n)]
-        return Completion(tuple(Generated(text, "stop") for text in texts), Usage(1, 0, 1, 0.0))
+        return Completion(tuple(Generation(text, "stop") for text in texts), Usage(1, 0, 1, 0.0))
 
     async def log_likelihood(self, *_):
         raise NotImplementedError

@@ -207,7 +207,7 @@ def kept(path: Path) -> bool:
         return False
 
 
-# What tells that a phase has begun, and is not over.
+# What tells that a phase has partial, and is not over.
 PHASES = {
     "generate": lambda out: kept(out / "round-1/candidates.jsonl.run/candidates.sqlite"),
     "judge": lambda out: kept(out / "round-1/candidates.jsonl.run/completions.sqlite"),
@@ -223,10 +223,10 @@ def test_killed_in_each_phase_it_ends_with_the_uninterrupted_runs_data(tmp_path,
     whole = tmp_path / "whole"
     assert subprocess.run(command(whole, plan), timeout=600).returncode == 0
     killed = tmp_path / "killed"
-    for phase, begun in PHASES.items():
+    for phase, partial in PHASES.items():
         run = subprocess.Popen(command(killed, plan), start_new_session=True)
         until = time.monotonic() + 300
-        while not begun(killed / "out"):
+        while not partial(killed / "out"):
             assert run.poll() is None and time.monotonic() < until, f"{phase} was not seen"
             time.sleep(0.002)
         run.send_signal(signal.SIGKILL)

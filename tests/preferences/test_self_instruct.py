@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from judges import CannotRun
 from judges.data.similarity import Words, embedding, rouge_l
-from judges.engines.base import Completion, Generated, RequestFailed
+from judges.engines.base import Completion, Generation, RequestFailed
 from judges.engines.store import StoredEngine, request_digest
 from judges.preferences.self_instruct import (
     Instruct,
@@ -235,14 +235,14 @@ def test_reading_takes_no_more_than_linear_time():
 def test_every_rejection_is_counted_under_its_reason():
     bad = {
         0: RequestFailed("server", "it fell over"),
-        1: Generated("a task that was cut off in", "length"),
-        2: Generated("<think>never done", "length"),
-        3: Generated(" \n", "stop"),
-        4: Generated("Task 9: ", "stop"),
-        5: Generated("too short", "stop"),
-        6: Generated("long " * 151, "stop"),
-        7: Generated(SEEDS[3].upper(), "stop"),
-        8: Generated("one whole task stands here\nTask 10: and another that was cu", "length"),
+        1: Generation("a task that was cut off in", "length"),
+        2: Generation("<think>never done", "length"),
+        3: Generation(" \n", "stop"),
+        4: Generation("Task 9: ", "stop"),
+        5: Generation("too short", "stop"),
+        6: Generation("long " * 151, "stop"),
+        7: Generation(SEEDS[3].upper(), "stop"),
+        8: Generation("one whole task stands here\nTask 10: and another that was cu", "length"),
     }
     order = []
 
@@ -291,7 +291,7 @@ def test_a_model_that_always_says_the_same_is_asked_so_often_and_no_more():
 
 def test_what_is_in_vain_says_what_to_change():
     assert "(3 empty); try another model" in only(" ")
-    assert "(3 truncated); raise max_tokens" in only(Generated("a task without an", "length"))
+    assert "(3 truncated); raise max_tokens" in only(Generation("a task without an", "length"))
     assert "(3 short); lower min_length" in only("two words")
 
     def fails(request):

@@ -9,7 +9,7 @@ from fakes import FakeEngine, use
 
 from judges import Item, load_scorer
 from judges.engines.base import RequestFailed
-from judges.engines.concurrency import in_flight
+from judges.engines.concurrency import map_unordered
 from judges.engines.store import StoredEngine
 
 
@@ -148,7 +148,7 @@ def test_closing_the_stream_cancels_what_is_in_flight():
             cancelled.append(n)
             raise
 
-    stream = in_flight(itertools.count(), slow, 4, lambda _: 1)
+    stream = map_unordered(itertools.count(), slow, 4, lambda _: 1)
     assert next(stream) == 0
     until = time.monotonic() + 10
     while len(started) < 3 and time.monotonic() < until:

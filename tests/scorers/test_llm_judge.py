@@ -7,7 +7,7 @@ import pytest
 from fakes import FakeEngine, use
 
 from judges import Item, load_scorer
-from judges.engines.base import Generated, RequestFailed
+from judges.engines.base import Generation, RequestFailed
 from judges.errors import CannotRun
 from judges.scorers.llm_judge import json_up_to, text_up_to
 
@@ -40,7 +40,7 @@ def test_the_expectation_is_read_where_the_verdict_stands():
     engine = FakeEngine(lambda r: "Fine. **Score: 3** of 5", likelihood=likelihood)
     inner = engine.log_likelihood
 
-    async def spy(messages, prefix, continuation, begun=None):
+    async def spy(messages, prefix, continuation, partial=None):
         asked.append((prefix, continuation))
         return await inner(messages, prefix, continuation)
 
@@ -63,9 +63,9 @@ def test_a_rationale_without_a_verdict_is_no_expectation_without_force():
 
 
 def test_the_second_step_is_told_what_the_model_wrote_and_by_which_tokens():
-    wrote = Generated("It is fine.", "stop", (5, 6, 7))
+    wrote = Generation("It is fine.", "stop", (5, 6, 7))
     _, requests = one(lambda r: " 2" if r.choice else wrote)
-    assert requests[0].begun is None and requests[1].begun is wrote
+    assert requests[0].partial is None and requests[1].partial is wrote
 
 
 def test_a_verdict_off_the_scale_is_not_forced_onto_it():
@@ -75,7 +75,7 @@ def test_a_verdict_off_the_scale_is_not_forced_onto_it():
 
 @pytest.mark.parametrize("text", ["A long rationale that", "Score: 1"])
 def test_what_the_token_limit_cut_is_truncated_or_forced_and_marked(text):
-    cut = Generated(text, "length")
+    cut = Generation(text, "length")
     j, _ = one(lambda r: cut, force=False)
     assert j.failure.reason == "truncated" and j.truncated
     j, requests = one(lambda r: " 2" if r.choice else cut)
@@ -84,7 +84,7 @@ def test_what_the_token_limit_cut_is_truncated_or_forced_and_marked(text):
 
 
 def test_a_verdict_with_text_behind_it_is_whole_at_the_token_limit():
-    j, _ = one(lambda r: Generated("Score: 3\nBecause", "length"), force=False)
+    j, _ = one(lambda r: Generation("Score: 3\nBecause", "length"), force=False)
     assert j.score == 3
 
 
@@ -98,7 +98,7 @@ def test_json_is_asked_for_with_a_schema_and_read_by_its_key():
 
 def test_json_that_was_cut_off_is_closed_and_forced():
     def answer(request):
-        return "4" if request.choice else Generated('{"rationale": "He said \\"no', "length")
+        return "4" if request.choice else Generation('{"rationale": "He said \\"no', "length")
 
     j, requests = one(answer, template="rating-json")
     assert j.score == 4 and j.read == "forced" and j.truncated
@@ -143,7 +143,7 @@ def test_a_score_alone_is_the_expectation_right_after_its_announcement():
 
 def test_a_critique_may_go_on_and_is_then_whole():
     def answer(request):
-        return Generated(" and ends.", "stop") if request.prefix else Generated("It begins", "length")
+        return Generation(" and ends.", "stop") if request.prefix else Generation("It begins", "length")
 
     engine = FakeEngine(answer, likelihood=likelihood)
     scorer = use(load_scorer("critique-out-loud", finish=True), engine)
@@ -153,9 +153,9 @@ def test_a_critique_may_go_on_and_is_then_whole():
 
 def test_a_critique_that_stays_cut_says_so_to_the_judge_and_to_the_reader():
     asked = []
-    engine = FakeEngine(lambda r: Generated("It begins", "length"))
+    engine = FakeEngine(lambda r: Generation("It begins", "length"))
 
-    async def spy(messages, prefix, continuations, begun=None):
+    async def spy(messages, prefix, continuations, partial=None):
         asked.append(prefix)
         raise RequestFailed("server", "gone")
 

@@ -48,7 +48,7 @@ class Likely(FakeEngine):
         super().__init__(answer)
         self.p = p
 
-    async def log_likelihood(self, messages, prefix, continuation, begun=None):
+    async def log_likelihood(self, messages, prefix, continuation, partial=None):
         p = self.p(*shown(messages)).get(continuation.strip(), 0.0)
         return LogLikelihood(math.log(p) if p else -math.inf, 1, Usage(10, 8, 1, 0.0))
 

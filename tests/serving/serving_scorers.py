@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from judges import Failure, Item, Judgment, Scorecard
-from judges.engines.concurrency import in_flight
+from judges.engines.concurrency import map_unordered
 from judges.errors import CannotRun
 from judges.scorer import Scorer
 from judges.scorers.baselines import Length
@@ -61,7 +61,7 @@ class Held(Scorer):
         self._window = window
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
-        return in_flight(items, self._card, self._window, lambda item: len(item.responses))
+        return map_unordered(items, self._card, self._window, lambda item: len(item.responses))
 
     async def _card(self, item: Item) -> Scorecard:
         import asyncio

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from judges.engines.base import Completion, Engine, Generated, LogLikelihood, Request, RequestFailed, submit
+from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, RequestFailed, submit
 from judges.errors import CannotRun
 from judges.types import Message, Usage
 
@@ -80,7 +80,7 @@ class OpenAIEngine(Engine):
             _text(request.messages),
         )
         choices = tuple(
-            Generated(
+            Generation(
                 text=choice.message.content or "",
                 finish="length" if choice.finish_reason == "length" else "stop",
                 logprobs=_logprobs(choice),
@@ -94,7 +94,7 @@ class OpenAIEngine(Engine):
         return Completion(choices, _usage(reply, time.perf_counter() - started))
 
     async def log_likelihood(
-        self, messages: tuple[Message, ...], prefix: str, continuation: str, begun: Generated | None = None
+        self, messages: tuple[Message, ...], prefix: str, continuation: str, partial: Generation | None = None
     ) -> LogLikelihood:
         before = await self._tokenize(messages, prefix)
         after = await self._tokenize(messages, prefix + continuation)

@@ -9,10 +9,10 @@ S = TypeVar("S")
 BLOCK = 128  # characters: about the tokens of one block of a prefix cache
 
 
-class Beginnings(Generic[S]):
+class PrefixAffinity(Generic[S]):
     """Who was asked which beginnings of late; `most` beginnings are remembered, the latest asked longest.
 
-    >>> known = Beginnings[str]()
+    >>> known = PrefixAffinity[str]()
     >>> known.add("rubric " * 40 + "question one " * 20, "a")
     >>> known.add("rubric " * 40 + "question two " * 20, "b")
     >>> sorted(known.holders("rubric " * 40)), known.holders("rubric " * 40 + "question two " * 30)

@@ -14,7 +14,7 @@ from typing import Any
 import openai
 
 from judges.engines.base import RequestFailed
-from judges.engines.openai.prefix_affinity import Beginnings
+from judges.engines.openai.prefix_affinity import PrefixAffinity
 from judges.errors import CannotRun
 
 FIRST_WAIT = 1.0  # seconds until a server that is down is looked at again; doubled each time
@@ -55,7 +55,7 @@ class Servers:
         self._servers = [
             Server(url, openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=waits, max_retries=0)) for url in urls
         ]
-        self._beginnings = Beginnings[Server]()
+        self._beginnings = PrefixAffinity[Server]()
         self._turn = 0
         self._up = asyncio.Event()  # set while any server is up
         self._since = 0.0  # when the last one went down

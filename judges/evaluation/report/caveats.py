@@ -10,7 +10,7 @@ from judges.evaluation.results import Result, Run, read_lines
 STALE = "the judgments are not those of the numbers: run compare again"
 
 
-def doubts(folder: Path, run: Run) -> tuple[str, ...]:
+def caveats(folder: Path, run: Run) -> tuple[str, ...]:
     """A sentence for each file that is missing or does not fit. Raises CannotRun for one that is not whole."""
     told = [
         f"{m.title}: its rows are not in the folder ({m.file}), so none can be read"

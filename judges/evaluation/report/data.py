@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from judges.evaluation.references import Published, references
-from judges.evaluation.report.caveats import doubts
+from judges.evaluation.report.caveats import caveats
 from judges.evaluation.report.outcomes import SAID, Outcome, disagree, outcome
 from judges.evaluation.results import Number, Result, Run, read_lines
 
@@ -86,7 +86,7 @@ def page_data(folder: Path, run: Run) -> dict[str, Any]:
         {name: getattr(r, name) for name in ("model", "benchmark", "section", "score", "source", "date")}
         for r in published(run)
     ]
-    told["doubts"] = doubts(folder, run)
+    told["caveats"] = caveats(folder, run)
     return {"run": told, "explorer": Judgments(folder, run).embedded()}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from judges.evaluation.references import Published
 from judges.evaluation.report.data import published, shown_value
-from judges.evaluation.results import Measured, Number, Result, Run
+from judges.evaluation.results import Measurement, Number, Result, Run
 
 SECTIONED = ("official", "by the official rules", "accuracy")
 # What a spreadsheet would take for a formula when it begins a cell.
@@ -37,7 +37,7 @@ def write_markdown(run: Run) -> str:
     return "\n".join(told)
 
 
-def _benchmark(benchmark: Measured, results: Sequence[Result]) -> list[str]:
+def _benchmark(benchmark: Measurement, results: Sequence[Result]) -> list[str]:
     told = [f"{benchmark.items:,} rows of {benchmark.prompts:,} prompts, digest {cell(benchmark.digest)}."]
     told += [f"Not as published: {cell(sentence)}" for sentence in benchmark.differs]
     rows = []

@@ -23,7 +23,7 @@ from classic_rm.critiques.model import (
 )
 from classic_rm.model import write_statistics
 from judges import load_scorer
-from judges.engines.base import Completion, Generated
+from judges.engines.base import Completion, Generation
 from judges.errors import CannotRun
 from judges.template import load_template
 from judges.types import Failure, Usage
@@ -161,7 +161,7 @@ class Cut(FakeEngine):
         self.requests.append(request)
         at = sum(request.prefix.startswith("".join(self.parts[: n + 1])) for n in range(len(self.parts)))
         finish = "stop" if at == len(self.parts) - 1 else "length"
-        return Completion((Generated(self.parts[at], finish),), Usage(10, 0, 5, 0.0))
+        return Completion((Generation(self.parts[at], finish),), Usage(10, 0, 5, 0.0))
 
 
 def scorer(model, engine, **settings):

@@ -171,7 +171,7 @@ async def told(engine: OpenAIEngine, prompt: str) -> str:
         return f"failed: {error.failure.reason}"
 
 
-def begun(engine: OpenAIEngine, prompts: list[str]):
+def partial(engine: OpenAIEngine, prompts: list[str]):
     async def all_of_them() -> list[str]:
         return await asyncio.gather(*(told(engine, prompt) for prompt in prompts))
 
@@ -197,7 +197,7 @@ def test_requests_in_flight_are_spread_evenly_and_each_is_asked_once(local, engi
     for server in servers:
         server.gate.clear()
     prompts = [f"p{i}" for i in range(60)]
-    answers = begun(engine(*servers), prompts)
+    answers = partial(engine(*servers), prompts)
     for server in servers:
         server.wait_for(20)
         server.gate.set()
@@ -218,7 +218,7 @@ def test_a_slow_server_is_asked_less(local, engine):
     slow, fast = local(), local()
     slow.gate.clear()
     both = engine(slow, fast)
-    held = begun(both, ["a", "b"])
+    held = partial(both, ["a", "b"])
     until(lambda: sorted(server.load for server in both._servers._servers) == [0, 1] and len(slow.asked) == 1)
     for i in range(10):
         assert one(both, f"p{i}") == f"p{i}"
@@ -250,7 +250,7 @@ def test_a_beginning_that_all_share_leaves_the_load_even(local, engine):
     for server in servers:
         server.asked.clear()
         server.gate.clear()
-    answers = begun(both, [f"{LONG} {i}" for i in range(40)])
+    answers = partial(both, [f"{LONG} {i}" for i in range(40)])
     until(lambda: sum(len(server.asked) for server in servers) == 40)
     assert abs(len(servers[0].asked) - len(servers[1].asked)) <= SLACK + 1
     for server in servers:
@@ -266,7 +266,7 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(local, engine):
     both = engine(dying, other)
     dying.gate.clear()
     prompts = [f"p{i}" for i in range(120)]
-    answers = begun(both, prompts)
+    answers = partial(both, prompts)
     dying.wait_for(10)
     dying.die()
     assert answers.result(timeout=60) == prompts, "every prompt has its own answer"
@@ -308,7 +308,7 @@ def test_all_gone_and_back_within_patience_loses_nothing(local, engine, count):
     for server in servers:
         server.gate.clear()
     prompts = [f"p{i}" for i in range(30)]
-    answers = begun(all_of_them, prompts)
+    answers = partial(all_of_them, prompts)
     until(lambda: sum(len(server.asked) for server in servers) == 30)
     for server in servers:
         server.die()
@@ -335,7 +335,7 @@ def test_a_prompt_that_ends_every_connection_fails_alone(local, engine):
     servers = [local(lambda prompt: DROP if prompt == "poison" else None) for _ in range(2)]
     both = engine(*servers, retries=2)
     prompts = [f"p{i}" for i in range(20)]
-    answers = begun(both, [*prompts[:10], "poison", *prompts[10:]]).result(timeout=60)
+    answers = partial(both, [*prompts[:10], "poison", *prompts[10:]]).result(timeout=60)
     assert answers == [*prompts[:10], "failed: server", *prompts[10:]]
     assert sum(server.asked.count("poison") for server in servers) == 5
 
@@ -349,7 +349,7 @@ def test_a_server_that_hangs_costs_no_row(local, engine):
     both = engine(hanging, other, timeout=0.7)
     hanging.acts = lambda _: HANG
     prompts = [f"p{i}" for i in range(20)]
-    assert begun(both, prompts).result(timeout=60) == prompts
+    assert partial(both, prompts).result(timeout=60) == prompts
     asked = len(hanging.asked)
     assert [one(both, f"q{i}") for i in range(6)] == [f"q{i}" for i in range(6)]
     assert len(hanging.asked) == asked, "it is left out"
@@ -359,7 +359,7 @@ def test_a_row_that_is_slow_everywhere_is_a_timeout_after_two_servers(local, eng
     servers = [local(lambda prompt: HANG if prompt == "slow" else None) for _ in range(3)]
     three = engine(*servers, timeout=0.7)
     prompts = [f"p{i}" for i in range(9)]
-    answers = begun(three, ["slow", *prompts]).result(timeout=60)
+    answers = partial(three, ["slow", *prompts]).result(timeout=60)
     assert answers == ["failed: timeout", *prompts]
     assert sum(server.asked.count("slow") for server in servers) == 2
 
@@ -386,7 +386,7 @@ def test_a_busy_server_is_asked_again_up_to_retries_times(local, engine):
 def test_a_retry_goes_to_another_server(local, engine):
     busy = lambda prompt: (429, {"retry-after": "0.05"}) if prompt != "/models" else None  # noqa: E731
     first, second, third = local(busy), local(busy), local()
-    assert begun(engine(first, second, third, retries=3), ["p"]).result(timeout=60) == ["p"]
+    assert partial(engine(first, second, third, retries=3), ["p"]).result(timeout=60) == ["p"]
     assert len(first.asked) <= 1 and len(second.asked) <= 1 and third.asked == ["p"]
 
 
@@ -397,7 +397,7 @@ def test_where_all_are_busy_a_request_does_not_return_to_the_one_that_refused_it
     both = engine(idle, loaded, retries=3)
     held = []
     while "held" not in loaded.asked:
-        held.append(begun(both, ["held"]))
+        held.append(partial(both, ["held"]))
         until(lambda: "held" in loaded.asked or held[-1].done())
     assert one(both, "p") == "failed: server"
     let_go.set()
@@ -418,7 +418,7 @@ def test_a_wait_that_is_too_long_is_not_waited_for(local, engine):
 def test_what_another_server_would_refuse_too_is_that_rows_failure(local, engine):
     bad = {f"bad {status}": (status, {}) for status in (400, 401, 403, 404, 422)}
     servers = [local(bad.get), local(bad.get)]
-    answers = begun(engine(*servers), ["a", *bad, "b"]).result(timeout=60)
+    answers = partial(engine(*servers), ["a", *bad, "b"]).result(timeout=60)
     assert answers == ["a", *["failed: server"] * len(bad), "b"]
     assert Counter(prompt for server in servers for prompt in server.asked) == Counter(["a", *bad, "b"])
 
@@ -447,7 +447,7 @@ def test_whatever_servers_do_each_request_ends_once_with_its_own_answer_or_a_rea
         engine = OpenAIEngine("m", base_url=[server.url for server in made], retries=3)
         try:
             prompts = [f"p{i}" for i in range(count)]
-            answers = begun(engine, prompts).result(timeout=60)
+            answers = partial(engine, prompts).result(timeout=60)
             loads = [server.load for server in engine._servers._servers]
         finally:
             engine.close()
@@ -518,7 +518,7 @@ def test_settings_that_cannot_be_are_told(wrong):
 def test_closing_ends_every_connection(local, engine):
     servers = [local(), local()]
     both = engine(*servers)
-    assert begun(both, ["a", "b", "c", "d"]).result(timeout=60) == ["a", "b", "c", "d"]
+    assert partial(both, ["a", "b", "c", "d"]).result(timeout=60) == ["a", "b", "c", "d"]
     assert all(server.connections for server in servers)
     both.close()
     both.close()
@@ -529,7 +529,7 @@ def test_closing_tells_those_who_wait_for_a_server(local, engine):
     server = local()
     alone = engine(server, patience=600)
     server.die()
-    waiting = begun(alone, ["late"])
+    waiting = partial(alone, ["late"])
     until(lambda: alone._servers._servers[0].down)
     alone.close()
     assert waiting.result(timeout=60) == ["failed: engine"]
@@ -540,7 +540,7 @@ def test_a_cancelled_request_no_longer_counts_as_load(local, engine):
     server = local()
     server.gate.clear()
     alone = engine(server)
-    held = begun(alone, ["a", "b", "c"])
+    held = partial(alone, ["a", "b", "c"])
     server.wait_for(3)
     held.cancel()
     until(lambda: alone._servers._servers[0].load == 0)

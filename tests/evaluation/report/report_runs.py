@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from judges.evaluation.results import Bin, Contrast, Measured, Number, Result, Run, write_run
+from judges.evaluation.results import Bin, Contrast, Measurement, Number, Result, Run, write_run
 from judges.types import Comparison, Failure, Gold, Item, Judgment, Scorecard, Usage, to_plain
 
 # (subset, prompt, a good response, a bad one)
@@ -97,7 +97,7 @@ def make_run(
         _write(folder / file, [to_plain(item) for item in items])
         title = named[b % len(texts)] if texts else f"{name.title()} questions"
         measured.append(
-            Measured(name, title, "made up", f"digest-{name}-{rows}", rows, rows, file, "accuracy",
+            Measurement(name, title, "made up", f"digest-{name}-{rows}", rows, rows, file, "accuracy",
                      ("it was made up for this test",) if b else ())
         )  # fmt: skip
         mine = []

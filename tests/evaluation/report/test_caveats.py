@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from judges.cli.app import app
 from judges.errors import CannotRun
 from judges.evaluation.report import compare_runs, write_csv, write_markdown, write_report
-from judges.evaluation.report.caveats import doubts
+from judges.evaluation.report.caveats import caveats
 from judges.evaluation.report.data import page_data, published
 from judges.evaluation.results import Number, write_run
 
@@ -28,7 +28,7 @@ def cut(path, lines):
 
 
 def test_a_whole_run_leaves_no_doubt(tmp_path):
-    assert doubts(tmp_path, made(tmp_path)) == ()
+    assert caveats(tmp_path, made(tmp_path)) == ()
 
 
 def test_a_file_of_fewer_rows_than_the_numbers_is_told_on_the_page_and_the_terminal(tmp_path):
@@ -36,7 +36,7 @@ def test_a_file_of_fewer_rows_than_the_numbers_is_told_on_the_page_and_the_termi
     cut(tmp_path / "judgments/one-1.jsonl", 7)
     told = "bradley-terry-8b on One questions: 7 judged rows are in the folder, 12 in the numbers; "
     told += "the judgments are not those of the numbers: run compare again"
-    assert page_data(tmp_path, run)["run"]["doubts"] == (told,)
+    assert page_data(tmp_path, run)["run"]["caveats"] == (told,)
     done = CliRunner().invoke(app, ["report", str(tmp_path), "--quiet"])
     assert done.exit_code == 0 and told in done.stderr
 
@@ -48,7 +48,7 @@ def test_other_judgments_of_as_many_rows_are_known_by_their_failures(tmp_path):
     failed = {**rows[0]["judgments"][0], "score": None, "failure": {"reason": "timeout", "message": "60 s"}}
     rows[0]["judgments"][0] = failed
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (told,) = doubts(tmp_path, run)
+    (told,) = caveats(tmp_path, run)
     assert "1 failures are in the folder, 0 in the numbers; the judgments are not those of the numbers" in told
 
 
@@ -59,7 +59,7 @@ def test_other_judgments_of_as_many_rows_are_known_by_their_failures(tmp_path):
 def test_a_file_that_was_taken_away_is_told(tmp_path, file, told):
     run = made(tmp_path)
     (tmp_path / file).unlink()
-    assert [told in doubt and file in doubt for doubt in doubts(tmp_path, run)] == [True]
+    assert [told in doubt and file in doubt for doubt in caveats(tmp_path, run)] == [True]
 
 
 @pytest.mark.parametrize("file", ["judgments/one-0.jsonl", "items/one.jsonl"])
