@@ -1,4 +1,4 @@
-"""`Scorer`, the one interface, and the registry that finds one by name."""
+"""`Scorer`, the interface of every reward model and judge, and `load_scorer`, which finds one by name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 
 from judges.errors import CannotRun
+from judges.plugins import Registry, setting_names, unknown_name
 from judges.types import Item, Judgment, Scale, Scorecard
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class Scorer(ABC):
-    """Scores the responses of Items. Subclasses write `stream`; `score` comes with it.
+    """Scores the responses of Items. Subclasses implement `stream`; `score` is built on it.
 
-    A scorer is a context manager; leaving it closes the engine it holds.
+    A scorer is a context manager, whose exit closes its engines. `scale` is the range of its scores.
     """
 
     name: str
@@ -38,11 +39,10 @@ class Scorer(ABC):
 
     def score(self, items: Sequence[Item]) -> list[Scorecard]:
         """Score a list, in its order. Raises ValueError when two Items share an id."""
-        order = {item.id: place for place, item in enumerate(items)}
+        order = {item.id: i for i, item in enumerate(items)}
         if len(order) != len(items):
             raise ValueError("two items share an id; ids must be unique")
-        cards = sorted(self.stream(items), key=lambda card: order[card.id])
-        return cards
+        return sorted(self.stream(items), key=lambda card: order[card.id])
 
     def identity(self) -> dict[str, Any]:
         """What another run must share to give the same scores: written in manifests."""
@@ -52,12 +52,27 @@ class Scorer(ABC):
         self, name: str = "", system: str = "", reference: str = "", rubric: str = ""
     ) -> RewardFunction:
         """This scorer as one of TRL's `reward_funcs`; `reference="solution"` names a column of the dataset."""
-        # Found by name, as scorers are: an import would point from here up to `serving`.
+        # Imported by name, because this module is below `serving`.
         reward_function: Callable[..., RewardFunction] = import_module("judges.serving.reward_function").RewardFunction
         return reward_function(self, name, system, reference, rubric)
 
+    def use_store(self, path: Path) -> None:
+        """Keep what a model generates in the store at `path`, and take from it what is already there.
+
+        Called before the first Item is scored. A scorer without a model has nothing to keep.
+        """
+
+    def reread(self, path: Path) -> None:
+        """Score from the completions in the store at `path` alone, without a model. Raises CannotRun by default.
+
+        >>> load_scorer("length").reread(Path("completions.sqlite"))
+        Traceback (most recent call last):
+        judges.errors.CannotRun: scorer 'length' keeps no completions that could be read again
+        """
+        raise CannotRun(f"scorer {self.name!r} keeps no completions that could be read again")
+
     def close(self) -> None:
-        """Free what the scorer holds. Safe to call twice."""
+        """Free the engines and files in use. Safe to call twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +82,7 @@ class Scorer(ABC):
 
 
 def softmax_preference(judgments: Sequence[Judgment], temperature: float = 1.0) -> tuple[float, ...] | None:
-    """P(best) under Bradley–Terry: the softmax of the rewards over a temperature; None when one is missing.
+    """P(best) under Bradley–Terry: the softmax of score / temperature; None when a response has no score.
 
     >>> softmax_preference([Judgment(score=1.0), Judgment(score=1.0)])
     (0.5, 0.5)
@@ -82,9 +97,9 @@ def softmax_preference(judgments: Sequence[Judgment], temperature: float = 1.0) 
 
 
 def vote_preference(judgments: Sequence[Judgment]) -> tuple[float, ...] | None:
-    """P(best) by how often each response is best over all combinations of one vote a response.
+    """P(best): how often each response is best over all combinations of one vote per response.
 
-    With one vote each this is the winner, ties shared. None when a response has no score.
+    With one vote each this is the winner; ties are shared. None when a response has no score.
 
     >>> a = Judgment(score=2.5, votes=(2.0, 3.0)); b = Judgment(score=2.0, votes=(2.0, 2.0))
     >>> vote_preference([a, b])
@@ -100,86 +115,83 @@ def vote_preference(judgments: Sequence[Judgment]) -> tuple[float, ...] | None:
     ]
     values = sorted({v for column in columns for v in column})
     shares = [0.0] * len(columns)
-    # Sum over the winning value v: i is best with v while all others stand at or below it; ties are shared.
+    # Sum over the winning value v: i has v and no other response has more; ties are shared.
     for v in values:
         at = [column.count(v) / len(column) for column in columns]
         below = [sum(x < v for x in column) / len(column) for column in columns]
         for i in range(len(columns)):
-            tied = [1.0]  # tied[k]: probability that k of the others stand at v, the rest below
+            tied = [1.0]  # tied[k]: probability that k of the others have v, and the rest less
             for j in range(len(columns)):
                 if j != i:
-                    grown = [0.0] * (len(tied) + 1)
+                    extended = [0.0] * (len(tied) + 1)
                     for k, p in enumerate(tied):
-                        grown[k] += p * below[j]
-                        grown[k + 1] += p * at[j]
-                    tied = grown
+                        extended[k] += p * below[j]
+                        extended[k + 1] += p * at[j]
+                    tied = extended
             shares[i] += at[i] * sum(p / (k + 1) for k, p in enumerate(tied))
     return tuple(shares)
 
 
-def reread_from(scorer: Scorer, path: Path) -> None:
-    """Let a scorer judge from the completions in a store, without a model. Raises CannotRun where it keeps none.
-
-    >>> reread_from(load_scorer("length"), Path("completions.sqlite"))
-    Traceback (most recent call last):
-    judges.errors.CannotRun: scorer 'length' keeps no completions that could be read again
-    """
-    reread: Callable[[Path], None] | None = getattr(scorer, "reread", None)
-    if reread is None:
-        raise CannotRun(f"scorer {scorer.name!r} keeps no completions that could be read again")
-    reread(path)
-
-
-# name -> where its class is; imported only when asked for. `classic_rm` is found here, by name.
-REGISTRY: dict[str, str] = {
-    "bradley-terry": "classic_rm.scorer:BradleyTerryScorer",
-    "self-rewarding": "judges.scorers.self_rewarding:SelfRewarding",
-    "critique-out-loud": "judges.scorers.critique_out_loud:CritiqueOutLoud",
-    "pairwise": "judges.scorers.pairwise:Pairwise",
-    "panel": "judges.scorers.panel:Panel",
-    "calibrated": "judges.scorers.calibrated:Calibrated",
-    "implicit-reward": "judges.scorers.implicit_reward:ImplicitReward",
-    "rules": "judges.scorers.rules:Rules",
-    "length": "judges.scorers.baselines:Length",
-    "random": "judges.scorers.baselines:Random",
-}
+SCORERS = Registry(
+    "scorer",
+    "assay.scorers",
+    {
+        "bradley-terry": "classic_rm.scorer:BradleyTerryScorer",
+        "self-rewarding": "judges.scorers.self_rewarding:SelfRewarding",
+        "critique-out-loud": "judges.scorers.critique_out_loud:CritiqueOutLoud",
+        "pairwise": "judges.scorers.pairwise:Pairwise",
+        "panel": "judges.scorers.panel:Panel",
+        "calibrated": "judges.scorers.calibrated:Calibrated",
+        "implicit-reward": "judges.scorers.implicit_reward:ImplicitReward",
+        "rules": "judges.scorers.rules:Rules",
+        "length": "judges.scorers.baselines:Length",
+        "random": "judges.scorers.baselines:Random",
+    },
+)
 
 
-def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as it comes back from a file."""
-    found: dict[str, Any] = json.loads(json.dumps(identity, default=str))
-    return found
+def json_round_trip(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it is read back from a file: tuples are lists, and what JSON does not know is a string."""
+    decoded: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return decoded
 
 
 def find_scorer(name: str) -> Callable[..., Scorer]:
-    """The class of a scorer. Raises CannotRun for an unknown name."""
-    if name not in REGISTRY:
-        raise CannotRun(f"unknown scorer {name!r}; there are {', '.join(REGISTRY)}")
-    module, _, attribute = REGISTRY[name].partition(":")
-    build: Callable[..., Scorer] = getattr(import_module(module), attribute)
-    return build
+    """The class of a scorer. Raises CannotRun for an unknown name, and for a plugin that cannot be used."""
+    factory: Callable[..., Scorer] = SCORERS.load(name)
+    if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Scorer)):
+        raise SCORERS.error(name, f"is {factory!r}, not a Scorer's class or a function that returns a Scorer")
+    return factory
 
 
 def load_scorer(name: str, **settings: Any) -> Scorer:
-    """A scorer by name. Raises CannotRun for an unknown name or setting.
+    """A scorer by name, built in or from the entry-point group `assay.scorers`.
+
+    Raises CannotRun for an unknown name or setting, or a setting with a wrong value.
 
     >>> with load_scorer("length") as scorer:
     ...     scorer.score([Item(id="a", prompt="Hi", responses=["four"])])[0].judgments[0].score
     4.0
+    >>> load_scorer("random", sed=1)
+    Traceback (most recent call last):
+    judges.errors.CannotRun: scorer 'random' has no setting 'sed'; did you mean 'seed'? It takes: seed
     """
-    build = find_scorer(name)
-    taken = inspect.signature(build).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
-    if not open_ended and (unknown := [key for key in settings if key not in taken]):
-        raise CannotRun(f"scorer {name!r} has no setting {', '.join(unknown)}; it takes {', '.join(taken) or 'none'}")
+    factory = find_scorer(name)
+    parameters = inspect.signature(factory).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if not open_ended and (unknown := [key for key in settings if key not in parameters]):
+        raise CannotRun(unknown_name(f"scorer {name!r} has no setting", unknown[0], setting_names(factory), "It takes"))
     try:
-        return build(**settings)
+        scorer = factory(**settings)
     except (TypeError, ValueError) as error:
-        raise CannotRun(f"scorer {name!r}: a setting has a wrong value: {error}") from error
+        raise SCORERS.error(name, f"got a setting with a wrong value: {error}") from error
+    if not isinstance(scorer, Scorer):
+        raise SCORERS.error(name, f"returned a {type(scorer).__name__}, not a Scorer")
+    return scorer
 
 
 def read_value(text: str, where: str) -> Any:
-    """A setting's text as a YAML scalar: 3, 0.5, true, or a string."""
+    """The text of a setting as a YAML scalar: 3, 0.5, true, or a string. Raises CannotRun."""
     try:
         return yaml.safe_load(text) if text else ""
     except yaml.YAMLError as error:
@@ -187,7 +199,7 @@ def read_value(text: str, where: str) -> Any:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """`NAME[,key=value …]` as a name and settings; values are read as YAML scalars.
+    """The name and settings of `NAME[,key=value …]`; values are YAML scalars. Raises CannotRun.
 
     >>> parse_spec("self-rewarding,model=embedded:smollm2-135m,votes=3")
     ('self-rewarding', {'model': 'embedded:smollm2-135m', 'votes': 3})

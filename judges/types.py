@@ -1,4 +1,4 @@
-"""The values that pass through the house: frozen, with no logic beyond themselves."""
+"""The data types that all modules share: Item, Judgment, Scorecard, Failure, Scale, Gold, Usage. All are frozen."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is no score: a third state, never a zero, a half or a silence."""
+    """Why there is no score. A failure is a state of its own, never a score of zero or a tie."""
 
     reason: FailureReason
     message: str
@@ -48,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The scores a judge may give: from `low` to `high`, every `step` (any real number when None).
+    """The scores that a judge may give: from `low` to `high` in steps of `step`; any real number between when None.
 
     >>> Scale(0, 5, 1).labels()
     ('0', '1', '2', '3', '4', '5')
@@ -62,7 +62,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise ValueError(f"a scale runs upwards: low {self.low} is not below high {self.high}")
+            raise ValueError(f"low {self.low} is not below high {self.high}")
         if self.step is not None and not (0 < self.step <= self.high - self.low):
             raise ValueError(f"step {self.step} does not fit between {self.low} and {self.high}")
 
@@ -111,8 +111,8 @@ class Usage:
         )
 
 
-def plain_usage(usage: Usage) -> dict[str, Any]:
-    """A Usage as JSON-ready values, at a tenth of what `to_plain` takes: one is written with every completion."""
+def usage_to_dict(usage: Usage) -> dict[str, Any]:
+    """A Usage as a dict, ten times faster than `to_dict`: one is written with every completion."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
@@ -124,10 +124,10 @@ def plain_usage(usage: Usage) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """What humans said of an Item's responses: exactly one of the four.
+    """Human labels of an Item's responses: exactly one of the four fields is set.
 
-    `chosen`: indices of the right ones. `ranking`: a rank for each response, 1 is best.
-    `scores`: a score for each response, higher is better. `tie`: two responses, neither better.
+    `chosen`: indices of the preferred responses. `ranking`: a rank for each response, 1 is best.
+    `scores`: a score for each response, higher is better. `tie`: neither of two responses is better.
     """
 
     chosen: tuple[int, ...] | None = None
@@ -136,17 +136,18 @@ class Gold:
     tie: bool = False
 
     def __post_init__(self) -> None:
-        given = [self.chosen is not None, self.ranking is not None, self.scores is not None, self.tie]
-        if sum(given) != 1:
-            raise ValueError("gold is exactly one of chosen, ranking, scores and tie")
+        fields = [self.chosen is not None, self.ranking is not None, self.scores is not None, self.tie]
+        if sum(fields) != 1:
+            raise ValueError("gold must be exactly one of chosen, ranking, scores and tie")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One prompt and its responses: the unit of every room.
+    """One prompt and its responses: the unit that scorers, benchmarks and writers work on.
 
-    `prompt` is a string (one user message) or chat messages; `responses` one to many.
-    `comparisons` are the index pairs that matter (all of them when None).
+    `prompt` is a string (one user message) or a list of chat messages; there is at least one response.
+    `comparisons` are the index pairs of responses to compare (all pairs when None). Raises ValueError for an Item
+    without a prompt or responses, and for a comparison that does not name two of them.
 
     >>> item = Item(id="a", prompt="2 + 2?", responses=["4", "5"], gold=Gold(chosen=(0,)))
     >>> item.messages
@@ -179,8 +180,8 @@ class Item:
         if not self.responses:
             raise ValueError(f"item {self.id!r} has no responses")
         for pair in self.comparisons or ():
-            if len(set(pair)) != 2 or not all(0 <= side < len(self.responses) for side in pair):
-                raise ValueError(f"item {self.id!r}: comparison {pair} names no two of {len(self.responses)} responses")
+            if len(set(pair)) != 2 or not all(0 <= i < len(self.responses) for i in pair):
+                raise ValueError(f"item {self.id!r}: comparison {pair} is not two of {len(self.responses)} responses")
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -203,11 +204,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
-    """What a scorer says of one response. Exactly one of `score` and `failure` is set.
+    """A scorer's result for one response. Exactly one of `score` and `failure` is set.
 
-    `votes` holds each vote's score or Failure; `completions` the raw text of each, in the same order;
-    `read` how the verdict was read; `readings` what each way gave that was tried; `mass` the probability
-    that the labels held where the score is an expectation; `truncated` that a critique met its token limit.
+    `votes` holds the score or Failure of each vote, `completions` their raw texts in the same order. `read` is how
+    the verdict was read, `readings` the result of each way of reading that was tried. `mass` is the total
+    probability of the labels where the score is an expectation. `truncated`: a critique reached its token limit.
     """
 
     score: float | None = None
@@ -223,9 +224,9 @@ class Judgment:
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.failure is None):
-            raise ValueError("a judgment has a score or a failure, one of them")
+            raise ValueError("a judgment has either a score or a failure")
         if self.score is not None and not math.isfinite(self.score):
-            raise ValueError(f"a score is a finite number, not {self.score}")
+            raise ValueError(f"a score must be a finite number, not {self.score}")
 
     @property
     def spread(self) -> float | None:
@@ -238,7 +239,7 @@ class Judgment:
 class Comparison:
     """One comparison of responses `first` and `second` of an Item.
 
-    `outcome` is the winner's side, "tie", or a Failure; `swapped` that `second` was shown first.
+    `outcome` is the winner, "tie", or a Failure. `swapped`: `second` was shown first.
     """
 
     first: int
@@ -249,10 +250,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
-    """What a scorer says of one Item: judgments in the responses' order.
+    """A scorer's result for one Item: a Judgment of each response, in the responses' order.
 
-    `preference` is the probability that each response is the best (sums to 1), None where a failure
-    leaves it open. Official scoring reads scores and comparisons, never this.
+    `preference` is the probability that each response is the best (they sum to 1), None where a failure leaves it
+    open. Official benchmark metrics use scores and comparisons, never this probability.
     """
 
     id: str
@@ -265,39 +266,40 @@ class Scorecard:
         return sum((j.usage for j in self.judgments), Usage())
 
 
-def to_plain(value: Any) -> Any:
-    """A dataclass of this file as JSON-ready values."""
+def to_dict(value: Any) -> Any:
+    """A dataclass of this module as a JSON-ready dict."""
     return asdict(value)
 
 
-def scorecard(told: Mapping[str, Any]) -> Scorecard:
-    """The Scorecard that `to_plain` made this of; other keys are passed over. Raises KeyError, TypeError, ValueError.
+def scorecard_from_dict(payload: Mapping[str, Any]) -> Scorecard:
+    """The inverse of `to_dict` for a Scorecard; other keys are ignored. Raises KeyError, TypeError, ValueError.
 
     >>> card = Scorecard("a", (Judgment(score=1.0), Judgment(failure=Failure("empty", "no text"))))
-    >>> scorecard(to_plain(card)) == card
+    >>> scorecard_from_dict(to_dict(card)) == card
     True
     """
-    preference = told["preference"]
+    preference = payload["preference"]
     return Scorecard(
-        id=told["id"],
-        judgments=tuple(map(_judgment, told["judgments"])),
-        comparisons=tuple(Comparison(**{**c, "outcome": _or_failure(c["outcome"])}) for c in told["comparisons"]),
+        id=payload["id"],
+        judgments=tuple(map(_judgment_from_dict, payload["judgments"])),
+        comparisons=tuple(Comparison(**{**c, "outcome": _parse_failure(c["outcome"])}) for c in payload["comparisons"]),
         preference=None if preference is None else tuple(preference),
     )
 
 
-def _judgment(told: Mapping[str, Any]) -> Judgment:
+def _judgment_from_dict(payload: Mapping[str, Any]) -> Judgment:
     return Judgment(
         **{
-            **told,
-            "failure": _or_failure(told["failure"]),
-            "votes": tuple(map(_or_failure, told["votes"])),
-            "completions": tuple(told["completions"]),
-            "usage": Usage(**told["usage"]),
-            "readings": {way: _or_failure(value) for way, value in told["readings"].items()},
+            **payload,
+            "failure": _parse_failure(payload["failure"]),
+            "votes": tuple(map(_parse_failure, payload["votes"])),
+            "completions": tuple(payload["completions"]),
+            "usage": Usage(**payload["usage"]),
+            "readings": {read: _parse_failure(value) for read, value in payload["readings"].items()},
         }
     )
 
 
-def _or_failure(value: Any) -> Any:
+def _parse_failure(value: Any) -> Any:
+    """A Failure where the value is one as a dict; any other value as it is."""
     return Failure(**value) if isinstance(value, Mapping) else value

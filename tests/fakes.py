@@ -1,4 +1,4 @@
-"""An engine that answers from a function: for tests in which the engine is not what is tested."""
+"""An engine and a scorer that return given values, for tests of other things."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable
 
 from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request
-from judges.types import Usage
+from judges.scorer import Scorer
+from judges.types import REAL_LINE, Failure, Judgment, Scorecard, Usage
 
 
 class FakeEngine(Engine):
@@ -43,5 +44,36 @@ class FakeEngine(Engine):
 
 def use(judge, engine):
     """A judge or a policy on a given engine."""
-    judge.use(engine)
+    judge.use_engine(engine)
     return judge
+
+
+class FixedScorer(Scorer):
+    """Gives every Item the same scores (or Failures); `wait` is called with each Item before its card."""
+
+    scale = REAL_LINE
+
+    def __init__(self, *scores, name="fixed", version=1, statistics=None, wait=lambda item: None):
+        self.scores, self.name, self.version, self.wait = scores, name, version, wait
+        self.statistics = lambda: statistics
+        self.items, self.closed, self.stores = [], 0, []
+
+    def identity(self):
+        return {"scorer": self.name, "version": self.version, "ways": ("a", "b")}
+
+    def use_store(self, path):
+        self.stores.append(path)
+
+    def close(self):
+        self.closed += 1
+
+    def stream(self, items):
+        for item in items:
+            self.items.append(item.id)
+            self.wait(item)
+            usage = Usage(prompt_tokens=3, generated_tokens=2, seconds=0.5)
+            judgments = tuple(
+                Judgment(failure=s, usage=usage) if isinstance(s, Failure) else Judgment(score=s, usage=usage)
+                for s in self.scores[: len(item.responses)]
+            )
+            yield Scorecard(item.id, judgments)

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 # Lower floors first; a module may import its own floor and those before it.
 FLOORS = (
-    ("judges.types", "judges.errors"),
+    ("judges.types", "judges.errors", "judges.plugins"),
     ("judges.scorer", "judges.catalog"),
     ("judges.engines",),
     ("judges.extraction", "judges.template", "judges.data"),

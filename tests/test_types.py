@@ -52,7 +52,7 @@ def test_softmax_preference_is_the_sigmoid_of_the_difference_for_two():
     assert p[0] == pytest.approx(1 / (1 + math.exp(-1.5)))
 
 
-def test_a_failure_leaves_the_preference_open():
+def test_a_failure_leaves_no_preference():
     bad = Judgment(failure=Failure("missing", "x"))
     assert softmax_preference([Judgment(score=1.0), bad]) is None
     assert vote_preference([Judgment(score=1.0), bad]) is None
@@ -94,8 +94,8 @@ def test_two_items_with_one_id_are_refused():
     [
         ("lenght", {}, "unknown scorer 'lenght'"),
         ("length", {"votes": 3}, "votes"),
-        ("self-rewarding", {"vote": 3}, "no setting vote"),
-        ("self-rewarding", {"votes": 0}, "at least 1"),
+        ("self-rewarding", {"vote": 3}, "no setting 'vote'; did you mean 'votes'"),
+        ("self-rewarding", {"votes": 0}, "votes is a whole number from 1 up"),
         ("self-rewarding", {"template": "nope"}, "no template 'nope'"),
         ("self-rewarding", {"template": "critique-out-loud"}, "needs pointwise"),
         ("critique-out-loud", {"read": "json"}, "not read by .json.; by expected, text, forced"),

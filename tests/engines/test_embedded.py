@@ -11,7 +11,7 @@ from judges.errors import CannotRun
 
 
 @pytest.mark.slow
-def test_two_processes_that_start_at_once_convert_once(tmp_path):
+def test_two_processes_that_start_together_convert_once(tmp_path):
     code = "from judges.engines.embedded import resolve_model; print(resolve_model('embedded:smollm2-135m'))"
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     both = [

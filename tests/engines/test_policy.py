@@ -13,8 +13,8 @@ from fakes import FakeEngine, use
 
 from judges import CannotRun, Item, load_scorer
 from judges.batch.run import score_file
-from judges.cli.score import load_policy
-from judges.data.items import read_fields
+from judges.cli.scorer_options import load_policy
+from judges.data.items import to_item_or_prompt
 from judges.engines import registry
 from judges.engines.base import Completion, Generation, RequestFailed
 from judges.engines.policy import Policy, PolicyOutput, Prompt
@@ -77,7 +77,7 @@ def test_seeds_differ_between_prompts_repeat_between_runs_and_follow_the_seed():
     assert not set(seeds(seed=1)) & set(first)
 
 
-def test_what_came_with_the_prompt_stays_with_the_item():
+def test_the_fields_of_a_prompt_become_those_of_the_item():
     prompt = Prompt("a", "q", system="be brief", reference="4", rubric="short", subset="math", meta={"margin": 1.0})
     policy = writing(lambda r, k: "x-", candidates=2)
     (found,) = policy.stream([prompt])
@@ -110,7 +110,7 @@ def test_a_request_that_fails_is_one_prompts_failure():
 def test_fewer_candidates_than_asked_for_are_a_failure():
     policy = use(Policy("fake", engine="transformers"), FakeEngine(lambda r: "one"))
     (found,) = policy.stream(prompts(1))
-    assert found.item == Failure("engine", "the policy's engine gave 1 of the 4 candidates asked for")
+    assert found.item == Failure("engine", "the policy's engine returned 1 of 4 candidates")
 
 
 def test_no_more_candidates_than_the_window_are_in_flight():
@@ -145,9 +145,9 @@ def test_a_judged_item_waits_neither_for_the_next_prompt_nor_for_another_ones_ca
 
 
 def shared_loop():
-    from judges.engines.base import loop
+    from judges.engines.base import event_loop
 
-    return loop()
+    return event_loop()
 
 
 def test_closing_the_policy_of_a_judge_that_was_left_early_cancels_its_generation():
@@ -194,7 +194,7 @@ def test_closing_the_policy_of_a_judge_that_was_left_early_cancels_its_generatio
     ],
 )
 def test_only_a_row_that_lacks_nothing_but_a_response_is_a_prompt(fields, kind):
-    assert type(read_fields("a", fields)) is kind
+    assert type(to_item_or_prompt("a", fields)) is kind
 
 
 def test_rows_get_their_candidates_and_what_the_scorer_says_of_each(tmp_path):
@@ -245,7 +245,7 @@ def test_rows_whose_generation_fails_are_written_though_nothing_is_ever_judged(t
     assert all(r["generation"] is None for r in made.values())
 
 
-def test_a_run_that_dies_while_judging_draws_no_candidate_again(tmp_path, monkeypatch):
+def test_a_run_that_dies_while_judging_samples_no_candidate_again(tmp_path, monkeypatch):
     engines = []
 
     def build(kind, model, settings):
@@ -287,11 +287,11 @@ def test_the_manifest_names_the_policy_and_another_one_is_refused(tmp_path):
         score_file(source, load_scorer("length"), out)
 
 
-def test_any_scorer_that_can_remember_is_told_where(tmp_path):
+def test_a_scorer_gets_the_path_of_the_store(tmp_path):
     told = []
 
     class Remembers(type(load_scorer("length"))):
-        def remember(self, path):
+        def use_store(self, path):
             told.append(path)
 
     score_file(rows(tmp_path / "in.jsonl", {"prompt": "q", "response": "x"}), Remembers(), tmp_path / "o.jsonl")
@@ -322,7 +322,7 @@ def test_the_judges_own_model_and_settings_are_one_engine(monkeypatch, spec, ope
     assert not registry._open
 
 
-def test_the_seed_and_the_sampling_of_the_judge_are_not_the_policys():
+def test_the_policy_does_not_take_the_seed_and_sampling_of_the_judge():
     chosen = {"model": "mine", "engine": "vllm", "temperature": 0.2, "seed": 9, "max_tokens": 7}
     policy = load_policy(None, 4, load_scorer("self-rewarding", **chosen), chosen)
     assert (policy.temperature, policy.seed, policy.max_tokens) == (0.7, 0, 512)
@@ -332,26 +332,27 @@ def test_the_seed_and_the_sampling_of_the_judge_are_not_the_policys():
     "spec, says",
     [
         (None, "'length' writes no candidates: name a model that does with --policy"),
-        ("mine,votes=3", "a policy has no setting votes"),
+        ("mine,votes=3", "a policy has no setting 'votes'"),
         ("mine,temperature=warm", "--policy: a setting has a wrong value"),
     ],
 )
-def test_a_policy_that_cannot_be_says_why(spec, says):
+def test_invalid_policy_settings_are_reported(spec, says):
     with pytest.raises(CannotRun) as told:
         load_policy(spec, 4, load_scorer("length"), {})
     assert says in str(told.value)
 
 
 def test_a_policy_without_a_number_of_candidates_is_refused(tmp_path):
-    from judges.batch.output import Options
-    from judges.cli.score import Wanted, run
+    from judges.batch.output import ScoreOptions
+    from judges.cli.score import run
+    from judges.cli.scorer_options import ScoreConfig
 
-    wanted = Wanted("in.jsonl", "length", tmp_path / "o", None, (), (), None, "mine", Options())
+    wanted = ScoreConfig("in.jsonl", "length", tmp_path / "o", None, (), (), None, "mine", ScoreOptions())
     with pytest.raises(CannotRun, match="--candidates N"):
         run(wanted, False, None, True)
 
 
-def test_a_real_model_draws_unlike_candidates_and_the_same_ones_again(tiny_decoder):
+def test_a_real_model_samples_different_candidates_and_the_same_ones_again(tiny_decoder):
     runs = []
     for _ in range(2):
         with Policy(str(tiny_decoder), engine="transformers", max_tokens=8) as policy:

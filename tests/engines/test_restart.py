@@ -1,23 +1,26 @@
-"""An engine whose process is killed is started again: what was in flight comes back the same, and nothing is left."""
+"""An engine whose process is killed is restarted: unfinished requests give the same result, and no process is left."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import psutil
 import pytest
 
 from judges.engines.base import Request, submit
+from judges.engines.quiet import announce
 from judges.engines.vllm import VLLMEngine
-from judges.engines.vllm_process import RESTARTS, RestartBudget, Start
+from judges.engines.vllm_process import MAX_RESTARTS, EngineProcess, RestartBudget
 from judges.errors import CannotRun
 
 MODEL = "embedded:smollm2-135m"
@@ -82,11 +85,11 @@ def test_killed_with_thirty_in_flight_all_come_back_the_same_and_beyond_the_boun
         done = answers.result(timeout=300)
         assert [c.choices[0].text for c in done] == [c.choices[0].text for c in undisturbed]
         assert [c.choices[0].token_ids for c in done] == [c.choices[0].token_ids for c in undisturbed]
-        assert f"died and is started again (1 of {RESTARTS})" in capfd.readouterr().err
+        assert f"died and is restarted (1 of {MAX_RESTARTS})" in capfd.readouterr().err
         assert not any(process.is_running() for process in first), "the dead engine's processes are gone"
-        assert engine._lives.left == RESTARTS - 1, "one restart for all of them"
+        assert engine._restarts.left == MAX_RESTARTS - 1, "one restart for all of them"
 
-        engine._lives.left = 0
+        engine._restarts.left = 0
         answers = begun(engine, asked(30))
         until(lambda: engine._engine.get_num_unfinished_requests() > 0)
         kill(cores() - before)
@@ -137,7 +140,7 @@ def test_ctrl_c_while_it_is_started_again_ends_the_run_and_leaves_nothing(tmp_pa
     said = ""
     for line in run.stderr:
         said += line
-        if "is started again" in line:
+        if "and is restarted" in line:
             break
     time.sleep(3)  # somewhere in the start
     started = below.children(recursive=True)
@@ -171,7 +174,7 @@ def test_a_pooling_engine_that_is_killed_in_a_batch_gives_the_same_rewards(tmp_p
         assert not reading.is_alive() and len(told[0]) == len(groups)
         assert told[0][:40] == [[pytest.approx(reward, abs=1e-4) for reward in group] for group in undisturbed]
 
-        model._lives.left = 0
+        model._restart_budget.left = 0
         ends = []
         reading = threading.Thread(target=lambda: ends.append(_end(lambda: model.rewards(groups))), daemon=True)
         reading.start()
@@ -221,47 +224,99 @@ def _classifier(folder: Path) -> Path:
 # -- a start, without an engine -----------------------------------------------------------------------------
 
 
-def test_what_a_start_raises_is_told_in_a_line():
+def spawn(function, *args) -> str:
+    process = multiprocessing.get_context("spawn").Process(target=function, args=args)
+    process.start()
+    process.join()
+    return "engine"
+
+
+@pytest.mark.parametrize("text", ["no such thing\nand more", "1 validation error for X\n  no such thing"])
+def test_a_start_that_fails_in_this_process_is_reported_in_a_line(text):
     def build():
-        raise ValueError("no such thing\nand more")
+        raise ValueError(text)
 
-    with pytest.raises(CannotRun, match=r"vLLM could not start 'm': no such thing \(VLLM_LOGGING_LEVEL"):
-        Start("m", build, lambda engine: None).result()
+    process = EngineProcess("m", build, lambda engine: None)
+    with pytest.raises(CannotRun, match=r"^vLLM could not start 'm': no such thing \(--verbose.*prints\)$"):
+        process.wait()
+    assert not process.log.path.exists()
 
 
-def test_an_engine_that_takes_anothers_place_comes_after_its_end():
+def test_a_start_that_fails_in_a_child_quotes_its_log_and_keeps_it(capfd):
+    def build():
+        spawn(warnings.warn, "noise")
+        spawn(int, "many")
+        raise RuntimeError("Engine core initialization failed.")
+
+    process = EngineProcess("m", build, lambda engine: None)
+    with pytest.raises(CannotRun, match=r"could not start 'm': ValueError: invalid literal") as e:
+        process.wait()
+    assert f"(full log: {process.log.path})" in str(e.value)
+    assert "Traceback" in process.log.path.read_text() and "noise" in process.log.path.read_text()
+    process.log.path.unlink()
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_children_print_is_hidden_unless_verbose(verbose, capfd, monkeypatch):
+    monkeypatch.setenv("ASSAY_VERBOSE", str(int(verbose)))
+    process = EngineProcess("m", lambda: spawn(warnings.warn, "noise"), lambda engine: None)
+    assert process.wait() == "engine"
+    process.stop()
+    assert not process.log.path.exists()
+    assert ("noise" in capfd.readouterr().err) == verbose
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_one_line_says_that_an_engine_starts_unless_quiet(quiet, capsys, monkeypatch):
+    monkeypatch.setenv("ASSAY_QUIET", str(int(quiet)))
+    announce("starting")
+    assert capsys.readouterr().err == ("" if quiet else "assay: starting\n")
+
+
+def test_an_engine_that_replaces_another_starts_after_its_end():
     order = []
-    first = Start("m", lambda: order.append("built") or "first", lambda engine: order.append(f"{engine} closed"))
-    assert first.result() == "first"
-    second = Start("m", lambda: order.append("built") or "second", lambda engine: None, in_place_of=first)
-    assert second.result() == "second"
+
+    def build(name):
+        order.append("built")
+        return name
+
+    first = EngineProcess("m", lambda: build("first"), lambda engine: order.append(f"{engine} closed"))
+    assert first.wait() == "first"
+    second = EngineProcess("m", lambda: build("second"), lambda engine: None, replaces=first)
+    assert second.wait() == "second"
     assert order == ["built", "first closed", "built"]
 
 
-def test_a_start_that_was_ended_gives_no_engine():
-    begun, go, closed = threading.Event(), threading.Event(), []
+def test_a_start_that_is_stopped_gives_no_engine():
+    started, proceed, closed = threading.Event(), threading.Event(), []
 
     def build() -> str:
-        begun.set()
-        go.wait(30)
+        started.set()
+        proceed.wait(30)
         return "engine"
 
-    start = Start("m", build, closed.append)
-    assert begun.wait(30)
-    ending = threading.Thread(target=start.end)
-    ending.start()
+    process = EngineProcess("m", build, closed.append)
+    assert started.wait(30)
+    stopping = threading.Thread(target=process.stop)
+    stopping.start()
     time.sleep(0.2)
-    go.set()
-    ending.join(30)
-    assert not ending.is_alive() and closed == ["engine"]
+    proceed.set()
+    stopping.join(30)
+    assert not stopping.is_alive() and closed == ["engine"]
     with pytest.raises(CannotRun, match="closed"):
-        start.result()
+        process.wait()
 
 
-def test_restarts_are_told_and_bounded(capsys):
-    lives = RestartBudget("m")
-    for number in range(1, RESTARTS + 1):
-        lives.spend()
-        assert f"'m' died and is started again ({number} of {RESTARTS})" in capsys.readouterr().err
+def test_restarts_are_reported_with_their_cause_and_bounded(capsys):
+    process = EngineProcess("m", lambda: spawn(int, "many"), lambda engine: None)
+    process.wait()
+    restarts = RestartBudget("m")
+    for number in range(1, MAX_RESTARTS + 1):
+        restarts.consume(process)
+        line = capsys.readouterr().err
+        assert line.startswith("assay: the vLLM engine of 'm' died (ValueError: invalid literal")
+        assert f"and is restarted ({number} of {MAX_RESTARTS})" in line
+    process.stop()
     with pytest.raises(CannotRun, match="the vLLM engine died; what is finished is safe, run the same command again"):
-        lives.spend()
+        restarts.consume(process)

@@ -1,4 +1,4 @@
-"""What was computed where: the servers that hold a text's beginning in their prefix caches."""
+"""Prefix affinity: which servers were sent a text with the same beginning, and so have it in their prefix caches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BLOCK = 128  # characters: about the tokens of one block of a prefix cache
 
 
 class PrefixAffinity(Generic[S]):
-    """Who was asked which beginnings of late; `most` beginnings are remembered, the latest asked longest.
+    """Remembers which server was sent which prefixes: the `most` recently sent ones.
 
     >>> known = PrefixAffinity[str]()
     >>> known.add("rubric " * 40 + "question one " * 20, "a")
@@ -21,29 +21,30 @@ class PrefixAffinity(Generic[S]):
 
     def __init__(self, most: int = 50_000) -> None:
         self._most = most
-        self._asked: dict[int, set[S]] = {}  # a beginning's hash to who was asked it, the latest asked last
+        self._servers: dict[int, set[S]] = {}  # by the hash of a prefix, the most recently sent last
 
     def holders(self, text: str) -> set[S]:
-        """Who was asked the longest known beginning of the text."""
+        """The servers that were sent the longest known prefix of the text."""
         found: set[S] = set()
-        for beginning in _beginnings(text):
-            if beginning not in self._asked:
+        for prefix in _prefix_hashes(text):
+            if prefix not in self._servers:
                 break
-            found = self._asked[beginning]
+            found = self._servers[prefix]
         return found
 
-    def add(self, text: str, who: S) -> None:
-        for beginning in _beginnings(text):
-            holders = self._asked.pop(beginning, set())
-            holders.add(who)
-            self._asked[beginning] = holders
-        while len(self._asked) > self._most:
-            del self._asked[next(iter(self._asked))]
+    def add(self, text: str, server: S) -> None:
+        """Note that the text was sent to the server."""
+        for prefix in _prefix_hashes(text):
+            holders = self._servers.pop(prefix, set())
+            holders.add(server)
+            self._servers[prefix] = holders
+        while len(self._servers) > self._most:
+            del self._servers[next(iter(self._servers))]
 
 
-def _beginnings(text: str) -> Iterator[int]:
-    """A hash of each beginning of the text that ends with a block."""
-    beginning = 0
+def _prefix_hashes(text: str) -> Iterator[int]:
+    """A hash of each prefix of the text that ends with a whole block."""
+    prefix = 0
     for start in range(0, len(text) - BLOCK + 1, BLOCK):
-        beginning = hash((beginning, text[start : start + BLOCK]))
-        yield beginning
+        prefix = hash((prefix, text[start : start + BLOCK]))
+        yield prefix

@@ -139,7 +139,7 @@ FAULTS = {
 }
 
 
-def test_a_fault_in_one_row_is_its_own_failure_and_the_other_rows_are_whole(moody):
+def test_an_error_in_one_row_fails_that_row_only(moody):
     rows = [word for fault in FAULTS for word in (f"fine {len(fault)}{fault[:2]}", fault)]
     settings = {"engine": "openai", "model": "m", "base_url": moody, "engine.retries": 0, "engine.timeout": 1.5}
     with load_scorer("self-rewarding", votes=2, temperature=0.5, **settings) as scorer:

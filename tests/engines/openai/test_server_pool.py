@@ -22,7 +22,7 @@ from real_server import RealServer
 from judges import Item, load_scorer
 from judges.engines.base import Request, RequestFailed, submit
 from judges.engines.openai.engine import OpenAIEngine
-from judges.engines.openai.server_pool import SLACK
+from judges.engines.openai.server_pool import AFFINITY_SLACK
 from judges.errors import CannotRun
 
 DROP, HANG = "drop", "hang"  # what a server may do beside answering with a status
@@ -192,7 +192,7 @@ def until(holds: Callable[[], bool]) -> None:
 # -- load -------------------------------------------------------------------------------------------------
 
 
-def test_requests_in_flight_are_spread_evenly_and_each_is_asked_once(local, engine):
+def test_requests_in_flight_are_spread_evenly_and_each_is_sent_once(local, engine):
     servers = [local() for _ in range(3)]
     for server in servers:
         server.gate.clear()
@@ -214,12 +214,12 @@ def test_one_after_the_other_the_servers_take_turns(local, engine):
     assert [len(server.asked) for server in servers] == [5, 5]
 
 
-def test_a_slow_server_is_asked_less(local, engine):
+def test_a_slow_server_gets_fewer_requests(local, engine):
     slow, fast = local(), local()
     slow.gate.clear()
     both = engine(slow, fast)
     held = partial(both, ["a", "b"])
-    until(lambda: sorted(server.load for server in both._servers._servers) == [0, 1] and len(slow.asked) == 1)
+    until(lambda: sorted(server.in_flight for server in both._pool._servers) == [0, 1] and len(slow.asked) == 1)
     for i in range(10):
         assert one(both, f"p{i}") == f"p{i}"
     assert len(slow.asked) == 1 and len(fast.asked) == 11
@@ -230,7 +230,7 @@ def test_a_slow_server_is_asked_less(local, engine):
 LONG = "What is the longest river of the continent, and where does it end? " * 6
 
 
-def test_what_begins_alike_goes_to_one_server_while_loads_are_about_equal(local, engine):
+def test_prompts_with_one_prefix_go_to_one_server_while_loads_are_about_equal(local, engine):
     servers = [local(), local()]
     both = engine(*servers)
     prompts = [f"{i} {LONG} {vote}" for vote in range(4) for i in range(7)]
@@ -242,7 +242,7 @@ def test_what_begins_alike_goes_to_one_server_while_loads_are_about_equal(local,
     assert sorted(len(server.asked) for server in servers) == [12, 16]
 
 
-def test_a_beginning_that_all_share_leaves_the_load_even(local, engine):
+def test_a_prefix_that_all_prompts_share_leaves_the_load_even(local, engine):
     servers = [local(), local()]
     both = engine(*servers)
     for i in range(20):
@@ -252,7 +252,7 @@ def test_a_beginning_that_all_share_leaves_the_load_even(local, engine):
         server.gate.clear()
     answers = partial(both, [f"{LONG} {i}" for i in range(40)])
     until(lambda: sum(len(server.asked) for server in servers) == 40)
-    assert abs(len(servers[0].asked) - len(servers[1].asked)) <= SLACK + 1
+    assert abs(len(servers[0].asked) - len(servers[1].asked)) <= AFFINITY_SLACK + 1
     for server in servers:
         server.gate.set()
     assert len(answers.result(timeout=60)) == 40
@@ -273,7 +273,7 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(local, engine):
     assert dying.answered == [] and Counter(other.answered) == Counter(prompts)
 
 
-def test_a_server_that_came_back_is_asked_again(local, engine, capsys):
+def test_a_server_that_is_up_again_gets_requests_again(local, engine, capsys):
     first, second = local(), local()
     both = engine(first, second)
     first.die()
@@ -282,10 +282,10 @@ def test_a_server_that_came_back_is_asked_again(local, engine, capsys):
     before = len(first.asked)
     first.start()
     until(lambda: one(both, "again") == "again" and len(first.asked) > before)
-    assert f"{first.url} is back" in capsys.readouterr().err
+    assert f"{first.url} answers again" in capsys.readouterr().err
 
 
-def test_a_server_that_came_back_with_another_model_is_left_out(local, engine, capsys):
+def test_a_server_that_is_up_again_with_another_model_stays_down(local, engine, capsys):
     first, second = local(), local()
     both = engine(first, second)
     first.die()
@@ -302,7 +302,7 @@ def test_a_server_that_came_back_with_another_model_is_left_out(local, engine, c
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_all_gone_and_back_within_patience_loses_nothing(local, engine, count):
+def test_all_servers_down_for_less_than_patience_lose_nothing(local, engine, count):
     servers = [local() for _ in range(count)]
     all_of_them = engine(*servers, patience=60, retries=0)
     for server in servers:
@@ -313,7 +313,7 @@ def test_all_gone_and_back_within_patience_loses_nothing(local, engine, count):
     for server in servers:
         server.die()
         server.gate.set()
-    until(lambda: all(server.down for server in all_of_them._servers._servers))
+    until(lambda: all(server.down for server in all_of_them._pool._servers))
     assert not answers.done()
     servers[0].start()
     assert answers.result(timeout=60) == prompts
@@ -321,17 +321,19 @@ def test_all_gone_and_back_within_patience_loses_nothing(local, engine, count):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_gone_for_longer_than_patience_ends_the_run(local, engine, count):
+def test_all_servers_down_for_longer_than_patience_end_the_run(local, engine, count):
     servers = [local() for _ in range(count)]
     all_of_them = engine(*servers, patience=0.5)
     for server in servers:
         server.die()
-    with pytest.raises(CannotRun, match=r"went away; what is finished is safe, run the same command again") as caught:
+    with pytest.raises(
+        CannotRun, match=r"no server has answered for .* seconds .*; what is finished is safe"
+    ) as caught:
         submit(all_of_them.complete(ask("p"))).result(timeout=60)
     assert all(server.url in str(caught.value) for server in servers)
 
 
-def test_a_prompt_that_ends_every_connection_fails_alone(local, engine):
+def test_a_prompt_that_breaks_every_connection_fails_alone(local, engine):
     servers = [local(lambda prompt: DROP if prompt == "poison" else None) for _ in range(2)]
     both = engine(*servers, retries=2)
     prompts = [f"p{i}" for i in range(20)]
@@ -364,7 +366,7 @@ def test_a_row_that_is_slow_everywhere_is_a_timeout_after_two_servers(local, eng
     assert sum(server.asked.count("slow") for server in servers) == 2
 
 
-def test_a_server_that_refuses_all_it_gets_costs_no_row_and_is_soon_left_in_peace(local, engine):
+def test_a_server_that_refuses_everything_costs_no_row_and_cools_down(local, engine):
     broken, other = local(lambda prompt: (500, {}) if prompt != "/models" else None), local()
     both = engine(broken, other)
     prompts = [f"p{i}" for i in range(30)]
@@ -372,7 +374,7 @@ def test_a_server_that_refuses_all_it_gets_costs_no_row_and_is_soon_left_in_peac
     assert 1 <= len(broken.asked) <= 10, "a wait of its own after each refusal, not one request in two"
 
 
-def test_a_busy_server_is_asked_again_up_to_retries_times(local, engine):
+def test_a_busy_server_is_retried_up_to_retries_times(local, engine):
     busy = [(status, {"retry-after": "0"}) for status in (408, 409, 429, 500, 503)]
     refusals = iter(busy + busy)
     server = local(lambda prompt: next(refusals, None) if prompt != "/models" else None)
@@ -405,7 +407,7 @@ def test_where_all_are_busy_a_request_does_not_return_to_the_one_that_refused_it
     assert all(answer.result(timeout=60) == ["held"] for answer in held)
 
 
-def test_a_wait_that_is_too_long_is_not_waited_for(local, engine):
+def test_a_retry_after_that_is_too_long_fails_the_request(local, engine):
     quota = local(lambda prompt: (429, {"retry-after": "3600"}) if prompt != "/models" else None)
     assert one(engine(quota), "p") == "failed: server"
     assert quota.asked == ["p"]
@@ -415,7 +417,7 @@ def test_a_wait_that_is_too_long_is_not_waited_for(local, engine):
     assert len(quota.asked) == 2, "it asked to be left alone"
 
 
-def test_what_another_server_would_refuse_too_is_that_rows_failure(local, engine):
+def test_a_bad_request_is_not_retried_and_fails_its_row(local, engine):
     bad = {f"bad {status}": (status, {}) for status in (400, 401, 403, 404, 422)}
     servers = [local(bad.get), local(bad.get)]
     answers = partial(engine(*servers), ["a", *bad, "b"]).result(timeout=60)
@@ -423,7 +425,7 @@ def test_what_another_server_would_refuse_too_is_that_rows_failure(local, engine
     assert Counter(prompt for server in servers for prompt in server.asked) == Counter(["a", *bad, "b"])
 
 
-def test_a_page_in_place_of_an_answer_is_that_rows_failure(local, engine):
+def test_a_page_instead_of_json_fails_its_row(local, engine):
     server = local()
     alone = engine(server)
     for page in ("<html>come back later</html>", "{"):
@@ -448,7 +450,7 @@ def test_whatever_servers_do_each_request_ends_once_with_its_own_answer_or_a_rea
         try:
             prompts = [f"p{i}" for i in range(count)]
             answers = partial(engine, prompts).result(timeout=60)
-            loads = [server.load for server in engine._servers._servers]
+            loads = [server.in_flight for server in engine._pool._servers]
         finally:
             engine.close()
     finally:
@@ -475,7 +477,7 @@ def test_a_server_that_does_not_answer_at_the_start_is_named_and_comes_in_later(
     until(lambda: one(both, "p") == "p" and absent.asked != [])
 
 
-def test_one_server_that_will_never_do_is_told_at_the_start(local, engine):
+def test_a_server_that_can_never_serve_is_an_error_at_the_start(local, engine):
     there, wrong = local(), local()
     told = {401: r"refuses the key \(401\)", 403: r"does not allow this key \(403\)", 404: r"end in /v1\?"}
     for wrong.models_status, said in told.items():
@@ -494,7 +496,7 @@ def test_without_any_server_each_is_named(local, engine):
         engine(gone, loading)
 
 
-def test_a_page_in_place_of_the_models_is_told_at_the_start(local, engine):
+def test_a_page_instead_of_the_models_is_an_error_at_the_start(local, engine):
     server = local()
     for page in ("<html>", "{", "[]", '{"data": ["m"]}'):
         server.page = page
@@ -503,15 +505,15 @@ def test_a_page_in_place_of_the_models_is_told_at_the_start(local, engine):
 
 
 @pytest.mark.parametrize("given", ["", "  ", [], "localhost:8000/v1", "http://a/v1,http://b/v1"])
-def test_what_is_no_base_url_is_told(monkeypatch, given):
+def test_an_invalid_base_url_is_reported(monkeypatch, given):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(CannotRun, match=r"base_url"):
         OpenAIEngine("m", base_url=given)
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 0}, {"retries": -1}, {"patience": -1}])
-def test_settings_that_cannot_be_are_told(wrong):
-    with pytest.raises(CannotRun, match="not below 0"):
+def test_invalid_settings_are_reported(wrong):
+    with pytest.raises(CannotRun, match="patience at least 0"):
         OpenAIEngine("m", base_url="http://127.0.0.1:9/v1", **wrong)
 
 
@@ -525,15 +527,15 @@ def test_closing_ends_every_connection(local, engine):
     until(lambda: not any(server.connections for server in servers))
 
 
-def test_closing_tells_those_who_wait_for_a_server(local, engine):
+def test_closing_fails_the_requests_that_wait_for_a_server(local, engine):
     server = local()
     alone = engine(server, patience=600)
     server.die()
     waiting = partial(alone, ["late"])
-    until(lambda: alone._servers._servers[0].down)
+    until(lambda: alone._pool._servers[0].down)
     alone.close()
     assert waiting.result(timeout=60) == ["failed: engine"]
-    assert not alone._servers._looking, "nobody looks for it any more"
+    assert not alone._pool._health_checks, "nobody looks for it any more"
 
 
 def test_a_cancelled_request_no_longer_counts_as_load(local, engine):
@@ -543,7 +545,7 @@ def test_a_cancelled_request_no_longer_counts_as_load(local, engine):
     held = partial(alone, ["a", "b", "c"])
     server.wait_for(3)
     held.cancel()
-    until(lambda: alone._servers._servers[0].load == 0)
+    until(lambda: alone._pool._servers[0].in_flight == 0)
 
 
 def test_a_judge_reads_through_several_servers_and_one_may_die(local):
