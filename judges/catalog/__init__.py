@@ -1,7 +1,7 @@
-"""Well-known reward models and judges: how Assay runs them, and what to beware of. One YAML file each.
+"""A catalog of published reward models and judges: the SPEC that runs each of them, and its quirks. One YAML file each.
 
-Facts are kept with their sources. A quirk ends with the numbers of its sources, with "(unverified)" where
-none was found, or with "(Assay)" where it is about Assay itself.
+Every fact has its sources. A quirk ends with the numbers of its sources, with "(unverified)" where none was found, or
+with "(Assay)" where it is about Assay itself.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from judges.errors import CannotRun
 Kind = Literal["bradley-terry", "judge"]
 KINDS = ("bradley-terry", "judge")
 FOLDER = Path(__file__).parent
-_MARK = re.compile(r"(?:\[(?P<numbers>\d+(?:, \d+)*)\]|\(unverified\)|\(Assay\))\Z")
+_SOURCE = re.compile(r"(?:\[(?P<numbers>\d+(?:, \d+)*)\]|\(unverified\)|\(Assay\))\Z")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Known:
-    """A known model's file. `spec` is what to write behind --scorer, with {model} for the hub id; where
-    `supported` is false it is the nearest one, and `missing` says what Assay does not do yet. `max_length`
-    is the length that the authors trained, evaluated or served at, None where it is not known. `tried` says
-    whether somebody has run it in Assay and compared."""
+class CatalogEntry:
+    """A published model and its variants on the hub (`models`).
+
+    `spec` is the value of --scorer, with {model} for the hub id; where `supported` is false it is the closest one, and
+    `missing` lists what Assay does not implement yet. `max_length` is the number of tokens that the authors trained,
+    evaluated or served at, None where it is not known. `tried` is true where the model has been run in Assay and its
+    results compared with published ones.
+    """
 
     name: str
     models: tuple[str, ...]
@@ -44,66 +47,61 @@ class Known:
     sources: tuple[str, ...]
 
     def spec_for(self, model: str) -> str:
-        """The SPEC with a model's hub id, or the folder it lies in."""
+        """The SPEC for one of the models, by its hub id or its folder."""
         return self.spec.replace("{model}", model)
 
 
 @lru_cache(maxsize=1)
-def _packaged() -> tuple[Known, ...]:
+def catalog_entries() -> tuple[CatalogEntry, ...]:
+    """All entries, sorted by name."""
     return tuple(read_folder(FOLDER))
 
 
-def known_models() -> list[Known]:
-    """Every known model, by name."""
-    return list(_packaged())
+def find_entry(hub_id: str) -> CatalogEntry | None:
+    """The entry that has a hub id, in upper or lower case; None for an unknown one.
 
-
-def find(model_name: str) -> Known | None:
-    """The known model that a hub id belongs to, in any case of letters.
-
-    >>> find("sfairXC/FsfairX-LLaMA3-RM-v0.1").name
+    >>> find_entry("sfairXC/FsfairX-LLaMA3-RM-v0.1").name
     'fsfairx'
-    >>> find("somebody/something") is None
+    >>> find_entry("somebody/something") is None
     True
     """
-    wanted = model_name.casefold()
-    return next((k for k in _packaged() if wanted in (m.casefold() for m in k.models)), None)
+    model = hub_id.casefold()
+    return next((entry for entry in catalog_entries() if model in (m.casefold() for m in entry.models)), None)
 
 
-def read_folder(folder: Path) -> list[Known]:
-    """Known models of all YAML files in a folder. Raises CannotRun, naming the file, where one is wrong."""
-    found = [read_file(path) for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)]
-    owner: dict[str, str] = {}
-    for known in found:
-        for model in known.models:
-            other = owner.setdefault(model.casefold(), known.name)
-            if other != known.name:
-                raise CannotRun(f"{folder / known.name}.yaml: {model} is in {other}.yaml already")
-    return found
+def read_folder(folder: Path) -> list[CatalogEntry]:
+    """The entries of all YAML files in a folder. Raises CannotRun, with the file's name, for an invalid one."""
+    entries = [read_file(path) for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)]
+    names: dict[str, str] = {}
+    for entry in entries:
+        for model in entry.models:
+            name = names.setdefault(model.casefold(), entry.name)
+            if name != entry.name:
+                raise CannotRun(f"{folder / entry.name}.yaml: {model} is in {name}.yaml already")
+    return entries
 
 
-def read_file(path: Path) -> Known:
-    """One file, checked strictly. Raises CannotRun, naming it, for whatever is not as it should be."""
+def read_file(path: Path) -> CatalogEntry:
+    """One entry. Raises CannotRun, with the file's name, for missing, unknown and contradictory values."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CannotRun(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    wrong = _wrong(data, path.stem)
-    if wrong:
-        raise CannotRun(f"{path}: {wrong}")
+    if problem := _find_problem(data, path.stem):
+        raise CannotRun(f"{path}: {problem}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    return Known(**values)
+    return CatalogEntry(**values)
 
 
-def _wrong(data: Any, stem: str) -> str | None:
-    """What is wrong with a file's content, None where nothing is."""
+def _find_problem(data: Any, stem: str) -> str | None:
+    """What is wrong with a file's content; None for a valid one."""
     if not isinstance(data, dict):
         return "not a mapping of keys to values"
-    keys = [field.name for field in fields(Known)]
+    keys = [field.name for field in fields(CatalogEntry)]
     if unknown := [str(key) for key in data if key not in keys]:
         return f"unknown key {', '.join(unknown)}; there are {', '.join(keys)}"
-    if absent := [key for key in keys if key not in data]:
-        return f"{', '.join(absent)} missing"
+    if missing := [key for key in keys if key not in data]:
+        return f"{', '.join(missing)} missing"
     for key in ("name", "kind", "spec", "license"):
         if not _is_text(data[key]):
             return f"{key} is not a text"
@@ -111,17 +109,17 @@ def _wrong(data: Any, stem: str) -> str | None:
         if not isinstance(data[key], list) or not all(_is_text(value) for value in data[key]):
             return f"{key} is not a list of texts (quote one that holds ': ')"
         if len(set(data[key])) < len(data[key]):
-            return f"{key} holds a text twice"
+            return f"{key} has a text twice"
     for key in ("supported", "remote_code", "tried"):
         if not isinstance(data[key], bool):
             return f"{key} is true or false"
     length = data["max_length"]
     if length is not None and (type(length) is not int or length < 1):
         return "max_length is a number of tokens, or null"
-    return _contradiction(data, stem)
+    return _find_contradiction(data, stem)
 
 
-def _contradiction(data: dict[str, Any], stem: str) -> str | None:
+def _find_contradiction(data: dict[str, Any], stem: str) -> str | None:
     if data["name"] != stem:
         return f"name is {data['name']!r}; it must be the file's, {stem!r}"
     if data["kind"] not in KINDS:
@@ -131,17 +129,17 @@ def _contradiction(data: dict[str, Any], stem: str) -> str | None:
     if bad := [model for model in data["models"] if not _HUB_ID.fullmatch(model)]:
         return f"{bad[0]!r} is not a hub id, OWNER/NAME"
     if data["spec"].count("{model}") != 1:
-        return "spec must hold {model} once"
+        return "spec must have {model} once"
     if data["supported"] == bool(data["missing"]):
-        return "missing says what stands in the way where supported is false, and only there"
+        return "missing lists what Assay lacks where supported is false, and is empty elsewhere"
     if data["remote_code"] != ("remote_code=true" in data["spec"]):
         return "remote_code must agree with the spec's remote_code=true"
     for text in (data["license"], *data["quirks"]):
-        mark = _MARK.search(text)
-        if mark is None:
-            return f"no source, like [1], nor (unverified) nor (Assay) behind {text!r}"
-        if any(not 1 <= int(number) <= len(data["sources"]) for number in re.findall(r"\d+", mark["numbers"] or "")):
-            return f"there is no such source: {text!r}"
+        source = _SOURCE.search(text)
+        if source is None:
+            return f"no source: {text!r} must end with one, like [1], or with (unverified) or (Assay)"
+        if any(not 1 <= int(number) <= len(data["sources"]) for number in re.findall(r"\d+", source["numbers"] or "")):
+            return f"no such source: {text!r}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a model thinks before it speaks: `<think>` blocks, kept apart from what it says."""
+"""Thinking blocks (`<think>…</think>`) of reasoning models, separated from the answer."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ THINK_TAG = re.compile(r"<(?P<end>/?)think(?:ing)?>", re.IGNORECASE)
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """What a model thought, and what it then said.
+    """(thinking, answer) of a generated text. The tags belong to the thinking.
 
     >>> split_thinking("<think>Is it?</think>It is.")
     ('<think>Is it?</think>', 'It is.')
     """
-    spans = thoughts(text)
+    spans = thinking_spans(text)
     edges = [0, *(edge for span in spans for edge in span), len(text)]
-    said = "".join(text[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2))
-    return "".join(text[start:end] for start, end in spans), said
+    answer = "".join(text[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2))
+    return "".join(text[start:end] for start, end in spans), answer
 
 
-def thoughts(text: str) -> list[tuple[int, int]]:
-    """The spans of thinking, in order. A block that a template opened in the prompt has only its end here."""
+def thinking_spans(text: str) -> list[tuple[int, int]]:
+    """The (start, end) of each thinking block, in order.
+
+    A block that the chat template opened in the prompt has only an end tag: it starts at 0. One that is not closed
+    ends with the text.
+    """
     spans: list[tuple[int, int]] = []
     opened: int | None = None
     for tag in THINK_TAG.finditer(text):
@@ -35,10 +39,10 @@ def thoughts(text: str) -> list[tuple[int, int]]:
     return spans if opened is None else [*spans, (opened, len(text))]
 
 
-def thinking(text: str) -> bool:
-    """Whether the text ends within a thought.
+def ends_in_thinking(text: str) -> bool:
+    """Whether the text ends inside a thinking block.
 
-    >>> thinking("<think>Is it"), thinking("<think>Is it?</think>It is.")
+    >>> ends_in_thinking("<think>Is it"), ends_in_thinking("<think>Is it?</think>It is.")
     (True, False)
     """
     tags = list(THINK_TAG.finditer(text))

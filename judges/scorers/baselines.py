@@ -1,4 +1,4 @@
-"""Scorers that read nothing: what a judge must beat."""
+"""Baselines without a model: the length of a response, and a random number."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from judges.scorer import Scorer, vote_preference
 from judges.types import REAL_LINE, Item, Judgment, Scale, Scorecard
 
 
-def _each(items: Iterable[Item], score: Callable[[Item, str], float]) -> Iterator[Scorecard]:
+def _scorecards(items: Iterable[Item], score: Callable[[Item, str], float]) -> Iterator[Scorecard]:
     for item in items:
         judgments = tuple([Judgment(score=score(item, response), read="reward") for response in item.responses])
         yield Scorecard(id=item.id, judgments=judgments, preference=vote_preference(judgments))
 
 
 class Length(Scorer):
-    """The longer, the better: characters of the response. An empty response scores 0, which is its length."""
+    """The number of characters of a response; an empty one scores 0. It shows how far length alone predicts gold."""
 
     name = "length"
     scale = REAL_LINE
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
-        return _each(items, lambda _, response: float(len(response)))
+        return _scorecards(items, lambda _, response: float(len(response)))
 
 
 class Random(Scorer):
-    """A number in [0, 1) drawn from the seed and the text: the same in any order and on any machine."""
+    """A number in [0, 1), derived from the seed, the prompt and the response: equal in any order, on any machine."""
 
     name = "random"
     scale = Scale(0, 1)
@@ -43,7 +43,7 @@ class Random(Scorer):
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest()) / 2**48
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
-        return _each(items, self._draw)
+        return _scorecards(items, self._draw)
 
     def identity(self) -> dict[str, Any]:
         return {"scorer": self.name, "seed": self.seed}

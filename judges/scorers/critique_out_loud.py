@@ -1,4 +1,4 @@
-"""A judge that writes a critique, then scores on the same prefix (Ankner et al. 2024, arXiv 2408.11791)."""
+"""Critique-out-Loud: a critique, then the score as its continuation (Ankner et al. 2024, arXiv 2408.11791)."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from judges.engines.base import Generation, Request, RequestFailed
+from judges.engines.base import Generation, Request, RequestFailed, sampling_for
 from judges.errors import CannotRun
 from judges.extraction.thinking import split_thinking
 from judges.scorer import softmax_preference
 from judges.scorers.critique_head import TrainedHead, has_head
-from judges.scorers.llm_judge import LLMJudge, Messages, Sampling, text_up_to
-from judges.scorers.self_rewarding import scored
-from judges.scorers.voting import joined
+from judges.scorers.llm_judge import Continuation, LLMJudge, Messages, text_prefix
+from judges.scorers.voting import aggregate_votes
 from judges.types import REAL_LINE, Item, Judgment, Scorecard, Usage
 
 
 class CritiqueOutLoud(LLMJudge):
-    """Critique first, then the score as a continuation of the same turn.
+    """A critique, then the score as a continuation of the same assistant turn.
 
-    `read="expected"` takes the expected score over the scale from the labels' probabilities; "text" what the
-    model goes on to write; "forced" one decode limited to the scale. `critiques` of them are averaged, sampled
-    at temperature 0.5 (the paper's) when more than one. A critique that meets its token limit is marked
-    `truncated`; with `finish` it may go on for as many tokens again; one that is still cut is scored after a
-    line that says it ended early.
+    `read="expected"` is the expected score over the scale, from the labels' probabilities; "text" reads what the model
+    writes next; "forced" is one decode limited to the scale. Several `critiques` are sampled at temperature 0.5 (as in
+    the paper) and their scores averaged. A critique that meets its token limit is marked `truncated`; with `finish` it
+    may continue for as many tokens again. One that is still cut off is scored after a line that says so.
 
-    `read="head"`, which a folder of `assay train --kind critique-out-loud` gets by itself, takes the raw reward
-    that the trained head reads at the critique's end, under transformers or vLLM (`head_engine`); preference is
-    the rewards' softmax. The prompt and `max_tokens` are then those of its training, and a cut critique may go on
-    unless `finish` says no: one that is still cut is a Failure, for the head knows only whole ones.
+    `read="head"`, the default for a folder of `assay train --kind critique-out-loud`, is the raw reward of the trained
+    head at the critique's end, under transformers or vLLM (`head_engine`); `preference` is the softmax of the rewards.
+    The prompt and `max_tokens` are then those of its training, and `finish` is on by default. A critique that is still
+    cut off is a Failure, because the head was trained on complete ones only.
     """
 
     name = "critique-out-loud"
@@ -52,20 +50,18 @@ class CritiqueOutLoud(LLMJudge):
             self.head = TrainedHead(str(settings["model"]), head_engine)
             settings = self.head.settings(settings)
         super().__init__(**settings)
-        if "head" in self.ways and self.head is None:
+        if "head" in self.read_methods and self.head is None:
             raise CannotRun(
-                f"scorer {self.name!r}: read=head stands alone and needs model=, a folder with a trained head: 'assay"
-                f" train --kind critique-out-loud' makes one; model={self.model!r}, read={'+'.join(self.ways)}"
+                f"scorer {self.name!r}: read=head cannot be combined and needs model=, a folder with a trained head,"
+                " which 'assay train --kind critique-out-loud' writes;"
+                f" here model={self.model!r}, read={'+'.join(self.read_methods)}"
             )
         if self.head is not None:
             self.scale = REAL_LINE
-        if critiques < 1:
-            raise CannotRun(f"scorer {self.name!r}: critiques is at least 1")
-        if critiques > 1 and temperature == 0:
-            raise CannotRun(f"scorer {self.name!r}: {critiques} critiques at temperature 0 are one")
+        sampling = sampling_for(f"scorer {self.name!r}", "critiques", critiques, temperature, top_p, default=0.5)
         self.critiques = critiques
         self.finish = finish if finish is not None else self.head is not None
-        self.sampling = Sampling(temperature if temperature is not None else (0.0 if critiques == 1 else 0.5), top_p)
+        self.sampling = replace(sampling, top_p=top_p)  # also where it is greedy: it is part of the identity
 
     def identity(self) -> dict[str, Any]:
         head = {} if self.head is None else {"head_engine": self.head.engine}
@@ -82,7 +78,9 @@ class CritiqueOutLoud(LLMJudge):
 
     def reread(self, path: Path) -> None:
         if self.head is not None:
-            raise CannotRun(f"scorer {self.name!r}: a trained head reads rewards from its model, not from completions")
+            raise CannotRun(
+                f"scorer {self.name!r}: a trained head needs its model; it cannot score from stored completions"
+            )
         super().reread(path)
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
@@ -95,38 +93,49 @@ class CritiqueOutLoud(LLMJudge):
         if self.head is not None:
             self.head.close()
 
-    async def card(self, item: Item) -> Scorecard:
-        card = await super().card(item)
+    async def score_item(self, item: Item) -> Scorecard:
+        card = await super().score_item(item)
         if self.head is None:
             return card
         return replace(card, preference=softmax_preference(card.judgments, self.head.temperature))
 
     async def judge(self, item: Item, index: int) -> Judgment:
         messages = self.template.render(item, (index,))
-        return joined(await asyncio.gather(*(self._critique(messages, k) for k in range(self.critiques))))
+        numbers = range(self.critiques)
+        return aggregate_votes(await asyncio.gather(*(self._judge_once(messages, number) for number in numbers)))
 
-    async def _critique(self, messages: Messages, k: int) -> Judgment:
-        usage = Usage()
-        kept: dict[str, Any] = {}
+    async def _judge_once(self, messages: Messages, number: int) -> Judgment:
         try:
-            written, usage = await self.critique(messages, k)
-            truncated = written.finish == "length"
-            critique = split_thinking(written.text)[1].strip()
-            kept = {"critique": critique, "completions": (written.text,), "truncated": truncated}
-            if not critique:
-                raise RequestFailed("empty", "the judge wrote no critique")
-            if self.head is not None:
-                reward, more = await self.head.reward(messages, whole(written))
-                return Judgment(score=reward, read="head", usage=usage + more, **kept)
-            ended = f"{written.text.rstrip()} [cut off]\n" if truncated else f"{written.text.rstrip()}\n"
-            prefix = text_up_to(ended, "\n" + self.template.announcement)
-            answer = await self.verdict_after(messages, prefix, self.template.labels, written)
+            generation, usage = await self.critique(messages, number)
         except RequestFailed as error:
-            return Judgment(failure=error.failure, usage=usage, **kept)
-        return scored(answer, **kept | {"usage": usage + answer.usage})
+            return Judgment(failure=error.failure)
+        critique = split_thinking(generation.text)[1].strip()
+        try:
+            judgment = await self._score_critique(messages, generation)
+        except RequestFailed as error:
+            judgment = Judgment(failure=error.failure)
+        return replace(
+            judgment,
+            critique=critique,
+            completions=(generation.text,),
+            truncated=generation.finish == "length",
+            usage=usage + judgment.usage,
+        )
 
-    async def critique(self, messages: Messages, k: int) -> tuple[Generation, Usage]:
-        """The k-th critique. Raises RequestFailed."""
+    async def _score_critique(self, messages: Messages, generation: Generation) -> Judgment:
+        """The score after a critique. Raises RequestFailed."""
+        if not split_thinking(generation.text)[1].strip():
+            raise RequestFailed("empty", "the judge wrote no critique")
+        if self.head is not None:
+            reward, usage = await self.head.reward(messages, complete_critique(generation))
+            return Judgment(score=reward, read="head", usage=usage)
+        ending = " [cut off]\n" if generation.finish == "length" else "\n"
+        prefix = text_prefix(generation.text.rstrip() + ending, "\n" + self.template.announcement)
+        continuation = Continuation(messages, prefix, self.template.labels, generation)
+        return (await self.verdict_after(continuation)).judgment()
+
+    async def critique(self, messages: Messages, number: int) -> tuple[Generation, Usage]:
+        """(critique, usage) of one sample; a critique of two requests is one Generation. Raises RequestFailed."""
         usage, partial = Usage(), Generation("", "length")
         for _ in range(2 if self.finish else 1):
             completion = await self.engine.complete(
@@ -137,28 +146,30 @@ class CritiqueOutLoud(LLMJudge):
                     temperature=self.sampling.temperature,
                     top_p=self.sampling.top_p,
                     max_tokens=self.max_tokens,
-                    seed=self.seed_for(messages, k) if self.sampling.temperature > 0 else None,
+                    seed=self.seed_for(messages, number) if self.sampling.temperature > 0 else None,
                 )
             )
-            written = completion.choices[0]
-            partial = Generation(partial.text + written.text, written.finish, partial.token_ids + written.token_ids)
+            generation = completion.choices[0]
+            partial = Generation(
+                partial.text + generation.text, generation.finish, partial.token_ids + generation.token_ids
+            )
             usage += completion.usage
-            if written.finish != "length":
+            if generation.finish != "length":
                 break
         return partial, usage
 
 
-def whole(written: Generation) -> str:
-    """A finished critique, without what was thought before it: what a reward is read at the end of.
+def complete_critique(generation: Generation) -> str:
+    """The text of a critique without its thinking; the trained head reads the reward at its end.
 
-    Raises RequestFailed for one that the token limit cut off, and for an empty one.
+    Raises RequestFailed for a critique that the token limit cut off, and for an empty one.
 
-    >>> whole(Generation("<think>Hm.</think> It is right. ", "stop"))
+    >>> complete_critique(Generation("<think>Hm.</think> It is right. ", "stop"))
     'It is right.'
     """
-    if written.finish == "length":
-        raise RequestFailed("truncated", "the token limit cut the critique off; raise max_tokens")
-    critique = split_thinking(written.text)[1].strip()
+    if generation.finish == "length":
+        raise RequestFailed("truncated", "the critique was cut off by the token limit; raise max_tokens")
+    critique = split_thinking(generation.text)[1].strip()
     if not critique:
         raise RequestFailed("empty", "the judge wrote no critique")
     return critique

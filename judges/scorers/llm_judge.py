@@ -1,25 +1,27 @@
-"""What every generating judge shares: its engine, its template, its window, its votes."""
+"""What all generating judges share: engine, template, decoding, and how a completion becomes a verdict."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from judges.engines.base import Engine, Generation, Request, RequestFailed
+from judges.engines.base import Engine, Generation, Request, RequestFailed, Sampling
 from judges.engines.concurrency import gather, map_unordered
 from judges.engines.registry import EngineHandle
 from judges.errors import CannotRun
-from judges.extraction import Reading, read_json_score, read_score
-from judges.extraction.thinking import thinking
+from judges.extraction.expected_score import expected_score, label_probabilities
+from judges.extraction.json_verdict import read_json_score
+from judges.extraction.reading import Reading
+from judges.extraction.score import read_score
+from judges.extraction.thinking import ends_in_thinking
 from judges.scorer import Scorer, vote_preference
-from judges.template import check_read, load_template
+from judges.template import load_template, parse_read
 from judges.types import Failure, Item, Judgment, Message, Read, Scorecard, Usage
 
 Messages = tuple[Message, ...]
@@ -27,22 +29,15 @@ Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a rationale is written: greedy at temperature 0."""
+class Verdict:
+    """One verdict of a judge. `value` is a score, the label of a comparison, or the Failure in its place.
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One verdict of a judge: a score, or the label of a comparison, or the Failure that stands for it.
-
-    `readings` has what each way gave that was tried; `probabilities` the labels', where they were read.
+    `read` is the method that gave the value, `readings` the result of every method that was tried. `probabilities`
+    are those of the labels and `mass` is their sum before renormalisation, where the method "expected" was used.
     """
 
-    verdict: float | str | Failure
-    read: Read | None
+    value: float | str | Failure
+    read: Read | None = None
     readings: Mapping[str, float | str | Failure] = field(default_factory=dict)
     probabilities: Mapping[str, float] | None = None
     mass: float | None = None
@@ -50,15 +45,41 @@ class Answer:
     truncated: bool = False
     usage: Usage = Usage()
 
+    def judgment(self) -> Judgment:
+        """A verdict that is a number, as a Judgment of one response."""
+        return Judgment(
+            score=None if isinstance(self.value, Failure) else float(self.value),
+            failure=self.value if isinstance(self.value, Failure) else None,
+            completions=(self.text,) if self.text else (),
+            read=self.read,
+            truncated=self.truncated,
+            usage=self.usage,
+            readings=self.readings,  # type: ignore[arg-type]  # numbers, as the value is
+            mass=self.mass,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Where a verdict is read by a further request: one of `labels`, after `prefix` in the assistant's turn.
+
+    `partial` is the generation that wrote the prefix; its token ids are sent again, so that its cache is reused.
+    """
+
+    messages: Messages
+    prefix: str
+    labels: Labels
+    partial: Generation | None = None
+
 
 class LLMJudge(Scorer):
     """A judge that generates. Subclasses write `judge`, a coroutine per response.
 
-    Settings shared by all: `model`; `engine` (vllm, openai, transformers); `template` (a name or a file.md);
+    Settings of all of them: `model`; `engine` (vllm, openai, transformers); `template` (a name or a file.md);
     `read`, how a verdict is read ("text", "json", "expected", "forced", or several: "text+expected"; the
     template's by default); `force`, one more decode limited to the labels where a rationale ends without a
     verdict; `max_tokens`, `seed`; `window`, the responses in flight; `base_url`, `api_key` for a server; and
-    any `engine.KEY`, passed to the engine as it is.
+    any `engine.KEY`, which is passed to the engine unchanged.
     """
 
     default_template: ClassVar[str]
@@ -79,69 +100,71 @@ class LLMJudge(Scorer):
         store: str = "",
         **engine_settings: Any,
     ) -> None:
-        self._hold = EngineHandle(f"scorer {self.name!r}", model, engine, base_url, api_key, store, engine_settings)
+        self._handle = EngineHandle(
+            f"scorer {self.name!r}", type(self), model, engine, base_url, api_key, store, engine_settings
+        )
         if max_tokens < 1 or window < 1:
             raise CannotRun(f"scorer {self.name!r}: max_tokens and window are at least 1")
         self.template = load_template(template or self.default_template)
         if self.template.kind not in self.kinds:
-            wanted = " or ".join(self.kinds)
-            raise CannotRun(f"template {self.template.name!r} is {self.template.kind}; {self.name} needs {wanted}")
-        self.ways = check_read(read or self.template.read, self.template.kind, f"scorer {self.name!r}")
-        if "json" in self.ways and "text" in self.ways:
-            raise CannotRun(f"scorer {self.name!r}: a completion is text or JSON, not both")
+            kinds = " or ".join(self.kinds)
+            raise CannotRun(f"template {self.template.name!r} is {self.template.kind}; {self.name} needs {kinds}")
+        self.read_methods = parse_read(read or self.template.read, self.template.kind, f"scorer {self.name!r}")
+        if "json" in self.read_methods and "text" in self.read_methods:
+            raise CannotRun(f"scorer {self.name!r}: read has text and json; a completion is text or JSON, not both")
         self.force = force
         self.scale = self.template.scale
         self.model, self.max_tokens, self.seed, self.window = model, max_tokens, seed, window
 
     @property
     def engine(self) -> Engine:
-        """The engine, opened when first needed: building a judge is cheap."""
-        return self._hold.engine
+        """The engine. It is opened at the first access, so that creating a judge is cheap."""
+        return self._handle.engine
 
     @property
-    def shares(self) -> tuple[str, ...]:
-        """Judges that are equal here use one engine."""
-        return (self._hold.kind, self.model, repr(sorted(self._hold.settings.items())))
+    def engine_key(self) -> tuple[str, ...]:
+        """Judges with equal keys share one engine."""
+        return (self._handle.kind, self.model, repr(sorted(self._handle.settings.items())))
 
-    def remember(self, path: Path) -> None:
+    def use_store(self, path: Path) -> None:
         """Keep every completion in this store, and read it from there (before the engine is opened)."""
-        self._hold.remember(path)
+        self._handle.use_store(path)
 
     def reread(self, path: Path) -> None:
         """Judge from the completions in this store alone, without a model; one that is not there is a Failure."""
-        self._hold.reread(path)
+        self._handle.reread(path)
 
-    def use(self, engine: Engine) -> None:
+    def use_engine(self, engine: Engine) -> None:
         """Ask this engine from now on, until the judge is closed."""
-        self._hold.use(engine)
+        self._handle.use_engine(engine)
 
     def identity(self) -> dict[str, Any]:
-        return self._hold.identity() | {
+        return self._handle.identity() | {
             "scorer": self.name,
             "template": f"{self.template.name} {self.template.version} {self.template.digest}",
-            "read": "+".join(self.ways),
+            "read": "+".join(self.read_methods),
             "force": self.force,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
         }
 
     def close(self) -> None:
-        self._hold.close()
+        self._handle.close()
 
     @abstractmethod
     async def judge(self, item: Item, index: int) -> Judgment:
-        """Judge one response. RequestFailed may pass through: it becomes the row's Failure."""
+        """Judge one response. A RequestFailed that it raises becomes the response's Failure."""
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
         _ = self.engine
-        return map_unordered(items, self.card, self.window, lambda item: len(item.responses))
+        return map_unordered(items, self.score_item, self.window, lambda item: len(item.responses))
 
-    async def card(self, item: Item) -> Scorecard:
-        """Judge every response of an Item at once."""
-        judgments = await gather([self._guarded(item, i) for i in range(len(item.responses))])
+    async def score_item(self, item: Item) -> Scorecard:
+        """Judge all responses of an Item concurrently."""
+        judgments = await gather([self._judge_or_failure(item, i) for i in range(len(item.responses))])
         return Scorecard(id=item.id, judgments=tuple(judgments), preference=vote_preference(judgments))
 
-    async def _guarded(self, item: Item, index: int) -> Judgment:
+    async def _judge_or_failure(self, item: Item, index: int) -> Judgment:
         if not item.responses[index].strip():
             return Judgment(failure=Failure("empty", "the response is empty"))
         try:
@@ -150,114 +173,148 @@ class LLMJudge(Scorer):
             return Judgment(failure=error.failure)
 
     def seed_for(self, messages: Messages, vote: int) -> int:
-        """A seed of its own for every request: one for all would make samples repeat across prompts."""
+        """The seed of a request. With one seed for all, samples would repeat across prompts."""
         text = json.dumps([self.seed, vote, messages], ensure_ascii=False)
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1
 
     # -- one verdict --------------------------------------------------------------------------------------
 
-    def parse(self, text: str, way: str, labels: Labels) -> Reading | Failure:
-        """The verdict that a completion announces, by "text" or "json". Judges that compare override it."""
-        if way == "json":
-            return read_json_score(text, self.scale, self.template.announcement)
-        return read_score(text, self.scale, self.template.announcement)
+    def parse(self, text: str, method: str, labels: Labels) -> Reading | Failure:
+        """The verdict in a completion, read by "text" or "json". Judges that compare override it."""
+        read = read_json_score if method == "json" else read_score
+        return read(text, self.scale, self.template.announcement)
 
     def decide(self, probabilities: Mapping[str, float]) -> float | str:
-        """The verdict that probabilities of the labels come to: their expectation on a scale."""
-        return sum(float(label) * p for label, p in probabilities.items())
+        """The verdict that follows from the labels' probabilities: on a scale their expectation."""
+        return expected_score(probabilities)
 
-    async def answer(self, messages: Messages, vote: int, labels: Labels, sampling: Sampling) -> Answer:
-        """A rationale and its verdict, read in every way that was asked for; the first way that gives one decides.
+    async def verdict(self, messages: Messages, vote: int, labels: Labels, sampling: Sampling) -> Verdict:
+        """Generate a rationale with its verdict, and read it by every method of `read`.
 
-        A rationale that ends without a verdict, or is cut off before it, is read by one more decode limited to
-        the labels where `force` is set, and by nothing else: it is never scored as if whole.
+        The first method that succeeds gives the value. Where the rationale has no readable verdict or is cut off
+        before it, one more decode limited to the labels reads it if `force` is set, and nothing else: it is never
+        scored as if it were complete.
         """
-        as_json = "json" in self.ways
-        kept: dict[str, Any] = {"readings": {}}
-        usage = Usage()
-        try:
-            completion = await self.engine.complete(
-                Request(
-                    messages,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    max_tokens=self.max_tokens,
-                    schema=self.schema(labels) if as_json else None,
-                    seed=self.seed_for(messages, vote) if sampling.temperature > 0 else None,
-                )
-            )
-            usage, written = completion.usage, completion.choices[0]
-            kept |= {"text": written.text, "truncated": written.finish == "length"}
-            first = "json" if as_json else "text"
-            reading = _whole(self.parse(written.text, first, labels), written)
-            kept["readings"][first] = reading if isinstance(reading, Failure) else reading.value
-            unread = isinstance(reading, Failure) and reading.reason in ("missing", "malformed", "truncated")
-            ways = [way for way in self.ways if way != first]
-            if unread and self.force and "forced" not in ways and "expected" not in ways:
-                ways.append("forced")
-            if isinstance(reading, Reading):
-                prefix = written.text[: reading.span[0]]
-            else:
-                prefix = (json_up_to if as_json else text_up_to)(written.text, self.template.announcement)
-                prefix += '"' if as_json and not self.template.scaled else ""
-        except RequestFailed as error:
-            return Answer(error.failure, None, usage=usage, **kept)
-        if isinstance(reading, Failure) and not (unread and self.force):
-            kept["readings"] |= dict.fromkeys(ways, reading)
-            ways = []
-        return await self._answered(kept, usage, messages, prefix, labels, ways, written)
-
-    async def verdict_after(
-        self, messages: Messages, prefix: str, labels: Labels, partial: Generation | None = None
-    ) -> Answer:
-        """The verdict alone, after a prefix that ends with its announcement: by "expected", "forced" or "text"."""
-        return await self._answered({"readings": {}}, Usage(), messages, prefix, labels, self.ways, partial)
-
-    async def _answered(
-        self,
-        kept: dict[str, Any],
-        usage: Usage,
-        messages: Messages,
-        prefix: str,
-        labels: Labels,
-        ways: Sequence[Read],
-        partial: Generation | None,
-    ) -> Answer:
-        """What was read so far (`kept`) and is read in these ways after the prefix, as one Answer."""
-        readings: dict[str, float | str | Failure] = kept["readings"]
-        try:
-            for way in ways:
-                readings[way], more, how = await self._after(messages, prefix, labels, way, partial)
-                kept |= how
-                usage += more
-        except RequestFailed as error:
-            return Answer(error.failure, None, usage=usage, **kept)
-        order: list[Read] = [way for way in (*self.ways, "forced") if way in readings]
-        read = next((way for way in order if not isinstance(readings[way], Failure)), None)
-        return Answer(readings[read or order[0]], read, usage=usage, **kept)
-
-    async def _after(
-        self, messages: Messages, prefix: str, labels: Labels, way: str, partial: Generation | None
-    ) -> tuple[float | str | Failure, Usage, dict[str, Any]]:
-        if way == "expected":
-            probabilities, mass, usage = await self.probabilities(messages, prefix, labels, partial)
-            return self.decide(probabilities), usage, {"probabilities": probabilities, "mass": mass}
-        if way == "forced":
-            label, usage = await self.constrained(messages, prefix, labels, partial)
-            return self.decide({label: 1.0}), usage, {}
-        completion = await self.engine.complete(
-            Request(messages, prefix=_open_end(prefix)[0], partial=partial, max_tokens=16)
+        first: Read = "json" if "json" in self.read_methods else "text"
+        request = Request(
+            messages,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=self.max_tokens,
+            schema=self.schema(labels) if first == "json" else None,
+            seed=self.seed_for(messages, vote) if sampling.temperature > 0 else None,
         )
-        written = completion.choices[0]
-        head = self.template.announcement
-        reading = _whole(self.parse(f"{head} {written.text.lstrip()}", "text", labels), written)
-        return reading if isinstance(reading, Failure) else reading.value, completion.usage, {}
+        try:
+            completion = await self.engine.complete(request)
+        except RequestFailed as error:
+            return Verdict(error.failure)
+        generation = completion.choices[0]
+        reading = _check_truncation(self.parse(generation.text, first, labels), generation)
+        value = reading if isinstance(reading, Failure) else reading.value
+        verdict = Verdict(
+            value,
+            readings={first: value},
+            text=generation.text,
+            truncated=generation.finish == "length",
+            usage=completion.usage,
+        )
+        methods = [method for method in self.read_methods if method != first]
+        if isinstance(reading, Reading):
+            prefix = generation.text[: reading.span[0]]
+        elif self.force and reading.reason in ("missing", "malformed", "truncated"):
+            prefix = self._announced(generation.text)
+            if "forced" not in methods and "expected" not in methods:
+                methods.append("forced")
+        else:
+            return replace(verdict, readings={**verdict.readings, **dict.fromkeys(methods, reading)})
+        return await self._read_after(Continuation(messages, prefix, labels, generation), methods, verdict)
+
+    async def verdict_after(self, continuation: Continuation) -> Verdict:
+        """The verdict after a prefix that ends with its announcement, read by "expected", "forced" or "text"."""
+        unread = Verdict(Failure("missing", "no verdict was read"))
+        return await self._read_after(continuation, self.read_methods, unread)
+
+    async def _read_after(self, continuation: Continuation, methods: Sequence[Read], verdict: Verdict) -> Verdict:
+        """`verdict` with a further reading by each of `methods`, and the value that follows from all readings.
+
+        A request that fails ends it: the value is then its Failure, and what was read before remains.
+        """
+        try:
+            for method in methods:
+                verdict = await self._add_reading(verdict, method, continuation)
+        except RequestFailed as error:
+            return replace(verdict, value=error.failure, read=None)
+        order: list[Read] = [m for m in (*self.read_methods, "forced") if m in verdict.readings]
+        read = next((m for m in order if not isinstance(verdict.readings[m], Failure)), None)
+        return replace(verdict, value=verdict.readings[read or order[0]], read=read)
+
+    async def _add_reading(self, verdict: Verdict, method: Read, continuation: Continuation) -> Verdict:
+        """`verdict` with the reading by one method, and its usage. Raises RequestFailed."""
+        value: float | str | Failure
+        if method == "expected":
+            probabilities, mass, usage = await self.label_probabilities(continuation)
+            value = self.decide(probabilities)
+            verdict = replace(verdict, probabilities=probabilities, mass=mass)
+        elif method == "forced":
+            label, usage = await self._constrained_label(continuation)
+            value = self.decide({label: 1.0})
+        else:
+            value, usage = await self._continued_text(continuation)
+        return replace(verdict, readings={**verdict.readings, method: value}, usage=verdict.usage + usage)
+
+    async def label_probabilities(self, continuation: Continuation) -> tuple[dict[str, float], float, Usage]:
+        """(P of each label, their mass, usage); a label of two tokens ("10") is scored as two.
+
+        Raises RequestFailed when the labels have next to no mass.
+        """
+        prefix, spaces = _split_trailing_spaces(continuation.prefix)
+        labels = continuation.labels
+        results = await self.engine.log_likelihoods(
+            continuation.messages, prefix, tuple(spaces + label for label in labels), continuation.partial
+        )
+        by_label = dict(zip(labels, results, strict=True))
+        probabilities, mass = label_probabilities(
+            {label: result.total for label, result in by_label.items()},
+            {label: result.tokens for label, result in by_label.items()},
+        )
+        if not probabilities:
+            raise RequestFailed("missing", "the labels have no probability after the announcement")
+        return probabilities, mass, sum((result.usage for result in results), Usage())
+
+    async def _constrained_label(self, continuation: Continuation) -> tuple[str, Usage]:
+        """The label that one decode limited to the labels gives. Raises RequestFailed."""
+        prefix, spaces = _split_trailing_spaces(continuation.prefix)
+        choice = tuple(spaces + label for label in continuation.labels)
+        completion = await self.engine.complete(
+            Request(continuation.messages, prefix, continuation.partial, max_tokens=16, choice=choice)
+        )
+        label = completion.choices[0].text.strip()
+        if label not in continuation.labels:
+            raise RequestFailed("malformed", f"the constrained verdict is {label!r}")
+        return label, completion.usage
+
+    async def _continued_text(self, continuation: Continuation) -> tuple[float | str | Failure, Usage]:
+        """The verdict in what the model writes after the prefix. Raises RequestFailed."""
+        prefix, _ = _split_trailing_spaces(continuation.prefix)
+        completion = await self.engine.complete(
+            Request(continuation.messages, prefix, continuation.partial, max_tokens=16)
+        )
+        generation = completion.choices[0]
+        text = f"{self.template.announcement} {generation.text.lstrip()}"
+        reading = _check_truncation(self.parse(text, "text", continuation.labels), generation)
+        return reading if isinstance(reading, Failure) else reading.value, completion.usage
+
+    def _announced(self, text: str) -> str:
+        """A completion without a verdict, continued to where its verdict begins."""
+        if "json" not in self.read_methods:
+            return text_prefix(text, self.template.announcement)
+        return json_prefix(text, self.template.announcement) + ("" if self.template.scaled else '"')
 
     def schema(self, labels: Labels) -> str:
         """The JSON schema of a verdict: a rationale, then the label under the announcement's key."""
         values = [float(label) if self.template.scaled else label for label in labels]
-        plain = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
-        properties = {"rationale": {"type": "string"}, self.template.announcement: {"enum": plain}}
+        enum = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+        properties = {"rationale": {"type": "string"}, self.template.announcement: {"enum": enum}}
         return json.dumps(
             {
                 "type": "object",
@@ -267,82 +324,43 @@ class LLMJudge(Scorer):
             }
         )
 
-    async def constrained(
-        self, messages: Messages, prefix: str, labels: Labels, partial: Generation | None = None
-    ) -> tuple[str, Usage]:
-        """One more decode on the same cached prefix, limited to the labels."""
-        prefix, space = _open_end(prefix)
-        completion = await self.engine.complete(
-            Request(messages, prefix, partial, max_tokens=16, choice=tuple(space + label for label in labels))
-        )
-        text = completion.choices[0].text.strip()
-        if text not in labels:
-            raise RequestFailed("malformed", f"the constrained verdict is {text!r}")
-        return text, completion.usage
 
-    async def probabilities(
-        self, messages: Messages, prefix: str, labels: Labels, partial: Generation | None = None
-    ) -> tuple[dict[str, float], float, Usage]:
-        """P of each label after the prefix, each scored whole, with the mass they hold gather.
-
-        A label of two tokens ("10") is scored as two. P is renormalised over the labels. Raises
-        RequestFailed when they hold next to no mass.
-        """
-        prefix, space = _open_end(prefix)
-        found = await self.engine.log_likelihoods(messages, prefix, tuple(space + label for label in labels), partial)
-        # "1" begins "10": P("1") holds both, so the longer label's share is taken out of the shorter's.
-        p = {label: math.exp(f.total) for label, f in zip(labels, found, strict=True)}
-        tokens = {label: f.tokens for label, f in zip(labels, found, strict=True)}
-        p = {label: max(0.0, p[label] - sum(p[other] for other in _next_longer(label, tokens))) for label in labels}
-        mass = sum(p.values())
-        usage = sum((f.usage for f in found), Usage())
-        if mass < 1e-6:
-            raise RequestFailed("missing", "the labels hold no probability after the announcement")
-        return {label: share / mass for label, share in p.items()}, mass, usage
+def _split_trailing_spaces(prefix: str) -> tuple[str, str]:
+    """(prefix without its last spaces, these): " A" is one token in most vocabularies, " " and "A" are not."""
+    stripped = prefix.rstrip(" ")
+    return stripped, prefix[len(stripped) :]
 
 
-def _open_end(prefix: str) -> tuple[str, str]:
-    """A prefix without its last spaces, and those: " A" is one token in most vocabularies, " " and "A" are not."""
-    kept = prefix.rstrip(" ")
-    return kept, prefix[len(kept) :]
-
-
-def _whole(reading: Reading | Failure, written: Generation) -> Reading | Failure:
-    """A verdict that the token limit cut off is truncated, not missing; "1" at the limit may begin "10"."""
-    if written.finish != "length":
+def _check_truncation(reading: Reading | Failure, generation: Generation) -> Reading | Failure:
+    """A verdict that the token limit cut off is truncated, not missing; "1" at the limit may be the start of "10"."""
+    if generation.finish != "length":
         return reading
     if isinstance(reading, Failure):
         if reading.reason in ("missing", "malformed"):
             return Failure("truncated", "the token limit came before the verdict; raise max_tokens")
         return reading
-    if reading.span[1] == len(written.text.rstrip()):
+    if reading.span[1] == len(generation.text.rstrip()):
         return Failure("truncated", "the token limit came within the verdict; raise max_tokens")
     return reading
 
 
-def text_up_to(text: str, announcement: str) -> str:
-    """The rationale, a thinking block closed, and the announcement that it lacks, up to where the verdict stands."""
-    if thinking(text):
+def text_prefix(text: str, announcement: str) -> str:
+    """A rationale without a verdict, followed by the announcement; an open thinking block is closed.
+
+    >>> text_prefix("It is", "Score:")
+    'It is\\nScore: '
+    """
+    if ends_in_thinking(text):
         text = f"{text.rstrip()}\n</think>"
     return f"{text.rstrip()}\n{announcement} "
 
 
-def json_up_to(text: str, key: str) -> str:
-    """A JSON object that was cut off, closed and gone on with up to the value of `key`.
+def json_prefix(text: str, key: str) -> str:
+    """A JSON object that was cut off, closed and continued up to the value of `key`.
 
-    >>> json_up_to('{"rationale": "It is', "score")
+    >>> json_prefix('{"rationale": "It is', "score")
     '{"rationale": "It is", "score": '
     """
-    # Its shape is the schema's: a rationale first. What a cut left of an escape goes.
+    # The schema puts a rationale first. An escape sequence that was cut in two is dropped.
     partial = re.match(r'\s*\{\s*"rationale"\s*:\s*"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*', text)
     return f'{partial[0]}", "{key}": ' if partial else "{" + f'"{key}": '
-
-
-def _next_longer(label: str, tokens: Mapping[str, int]) -> list[str]:
-    """The labels that go on where `label` ends, in tokens of their own, with none between.
-
-    >>> _next_longer("1", {"1": 1, "10": 2, "100": 3, "2": 1}), _next_longer("1", {"1": 1, "10": 1})
-    (['10'], [])
-    """
-    longer = [other for other in tokens if other.startswith(label) and tokens[other] > tokens[label]]
-    return [o for o in longer if not any(m != o and o.startswith(m) and tokens[m] < tokens[o] for m in longer)]

@@ -1,4 +1,4 @@
-"""A judge that compares: two responses at a time, in both orders, or all of them at once."""
+"""Pairwise and listwise comparison: two responses at a time, in both orders, or all of them at once."""
 
 from __future__ import annotations
 
@@ -8,105 +8,58 @@ import json
 import random
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from judges.engines.base import sampling_for
 from judges.engines.concurrency import map_unordered
 from judges.errors import CannotRun
-from judges.extraction import Reading, read_json_label, read_label
+from judges.extraction.json_verdict import read_json_label
+from judges.extraction.label import read_label
+from judges.extraction.reading import Reading
 from judges.extraction.thinking import split_thinking
-from judges.scorers.llm_judge import Answer, Labels, LLMJudge, Sampling
-from judges.scorers.tournament import TIES, WORTH, Pair, Settled, Swiss, Ties, best_of, settle
+from judges.scorers.comparison_verdict import ComparisonVerdict, Order, most_likely
+from judges.scorers.llm_judge import Labels, LLMJudge, Verdict
+from judges.scorers.tournament import (
+    OUTCOME_POINTS,
+    TIES,
+    Pair,
+    PairOutcome,
+    SwissTournament,
+    Ties,
+    aggregate_comparisons,
+    rank_centrality,
+)
 from judges.types import Comparison, Failure, Item, Judgment, Read, Scorecard, Usage
 
-Shown = tuple[int, ...]
 Orders = Literal["both", "given", "seeded"]
 ORDERS = ("both", "given", "seeded")
-TIE = "tie"  # what an exact draw of the likeliest labels comes to where the template has no word for a tie
+TIE = "tie"  # the label of equally likely labels where the template has no label for a tie
 EMPTY = Failure("empty", "the response is empty")
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One answer about the responses `shown`, in the order they were shown in.
-
-    `labels` are what is said for each of them, in that order; one more stands for all alike.
-    """
-
-    shown: Shown
-    labels: Labels
-    answer: Answer
-
-    def won(self, way: str = "") -> dict[int, float] | Failure:
-        """What each response won by the verdict (or by one way of reading it): 1 in all, a draw shared."""
-        said = self._said(way)
-        if isinstance(said, Failure):
-            return said
-        drawn = [said] if said in self.labels else _likeliest(self.answer.probabilities or {})
-        return self._shared({label: 1 / len(drawn) for label in drawn})
-
-    def chances(self, way: str = "") -> dict[int, float] | Failure:
-        """As `won`, by the labels' probabilities where they were read."""
-        probabilities = self.answer.probabilities
-        if probabilities is None or way not in ("", "expected") or isinstance(self._said(way), Failure):
-            return self.won(way)
-        return self._shared(probabilities)
-
-    def comparison(self, pair: Pair, way: str = "") -> Comparison | None:
-        """What the verdict says of two of the responses; None where it says nothing: it chose a third."""
-        swapped = self.shown.index(pair[1]) < self.shown.index(pair[0])
-        won = self.won(way)
-        if isinstance(won, Failure):
-            return Comparison(*pair, won, swapped)
-        first, second = won[pair[0]], won[pair[1]]
-        if first == second == 0:
-            return None
-        return Comparison(*pair, "tie" if first == second else "first" if first > second else "second", swapped)
-
-    def usage(self, index: int) -> Usage:
-        """A response's part of what the answer cost; the parts add up to the whole."""
-        place, count, whole = self.shown.index(index), len(self.shown), self.answer.usage
-        tokens = (whole.prompt_tokens, whole.cached_tokens, whole.generated_tokens)
-        prompt, cached, generated = (n // count + (place < n % count) for n in tokens)
-        return Usage(prompt, cached, generated, whole.seconds / count)
-
-    def _said(self, way: str) -> float | str | Failure:
-        # A request that failed on the way has no reading of what should have followed.
-        return self.answer.readings.get(way, self.answer.verdict) if way else self.answer.verdict
-
-    def _shared(self, weights: Mapping[str, float]) -> dict[int, float]:
-        shares = dict.fromkeys(self.shown, 0.0)
-        for label, weight in weights.items():
-            place = self.labels.index(label)
-            who = self.shown[place : place + 1] or self.shown
-            for index in who:
-                shares[index] += weight / len(who)
-        return shares
-
-
-Found = list[tuple[Pair, Verdict]]
+PairVerdicts = list[tuple[Pair, ComparisonVerdict]]
 
 
 class Pairwise(LLMJudge):
     """Which of two responses is better, or neither; with a listwise template, which of several is the best.
 
-    `orders`: "both" shows each pair in both orders, "given" in the Item's, "seeded" in one that is drawn from
-    the seed and the Item's id. `votes` asks that often in each order: once greedily unless a temperature is
-    set, more often by sampling (0.7, top_p 0.9 by default). `ties`: two orders that disagree are a tie
-    ("keep"), or go to the side whose mean chance is above one half ("likelier"). `matches`: an Item of so many
-    responses that this many Swiss rounds make fewer pairs than all, and that names no comparisons itself, is
-    judged by that tournament; by default all of its pairs are.
+    `orders`: "both" presents each pair in both orders, "given" in the Item's order, "seeded" in one order that is drawn
+    from the seed and the Item's id. `votes` is the number of verdicts in each order: a single one is greedy unless a
+    temperature is set, several are sampled (temperature 0.7, top_p 0.9 by default). `ties`: a pair whose two orders
+    disagree is a tie ("keep"), or won by the response with the higher mean probability ("likelier"). `matches`: an
+    Item without comparisons of its own is judged by a Swiss tournament of so many rounds where that makes fewer
+    comparisons than all pairs; by default all pairs are compared.
 
-    Every verdict is a Comparison of the Scorecard. A response's score is its win rate over its decided pairs,
-    a tie one half; its votes are the verdicts as seen from it. A pair of which one order failed is open, not
-    decided; a response with none decided has that Failure. An empty response is compared with nothing.
-    `preference` is P(a is better) for two, and `best_of` those chances for more; a chance is the labels'
-    probability where it was read (read="text+expected"), a tie's shared, and else the share of verdicts.
+    Every verdict is a Comparison of the Scorecard. A response's score is its win rate over its decided pairs, where a
+    tie counts one half; its `votes` are its shares of the win. A pair of which one order failed is not decided; a
+    response without decided pairs has that Failure. An empty response is not compared. `preference` is P(a is better)
+    for two responses and `rank_centrality` for more, from the labels' probabilities where they were read
+    (read="text+expected"), else from the share of verdicts, where a tie counts one half.
 
-    Listwise: "both" shows the list as given and reversed, "seeded" shuffled. A response's score is its share of
-    the verdicts, or its number's probability when read by "expected"; one order that failed leaves all open. A
-    verdict says that its winner beats each of the others, and nothing of those among themselves: those of
-    `Item.pairs()` with the winner in them are its Comparisons.
+    Listwise: "both" presents the list as given and reversed, "seeded" shuffled. A response's score is its share of the
+    verdicts, or the probability of its number when read by "expected"; where one order failed, no response has a score.
+    A verdict means that the winner beats each other response and says nothing of the others among themselves, so the
+    Comparisons are the pairs of `Item.pairs()` with the winner.
     """
 
     name = "pairwise"
@@ -128,24 +81,17 @@ class Pairwise(LLMJudge):
             raise CannotRun(f"scorer {self.name!r}: orders is {', '.join(ORDERS)}, not {orders!r}")
         if ties not in TIES:
             raise CannotRun(f"scorer {self.name!r}: ties is {' or '.join(TIES)}, not {ties!r}")
-        if not isinstance(votes, int) or votes < 1:
-            raise CannotRun(f"scorer {self.name!r}: votes is a whole number from 1 up, not {votes}")
-        if votes > 1 and temperature == 0:
-            raise CannotRun(f"scorer {self.name!r}: {votes} votes at temperature 0 are one vote; give a temperature")
+        self.sampling = sampling_for(f"scorer {self.name!r}", "votes", votes, temperature, top_p)
         if matches is not None and (not isinstance(matches, int) or matches < 2):
-            # In one round of an odd number, one response would be compared with nothing.
+            # In one round with an odd number of responses, one of them would not be compared at all.
             raise CannotRun(f"scorer {self.name!r}: matches is a number of rounds from 2 up, not {matches}")
         self._listwise = self.template.kind == "listwise"
         if self._listwise and (matches is not None or ties != "keep"):
             raise CannotRun(
-                f"scorer {self.name!r}: template {self.template.name!r} is listwise, and matches and ties are about"
-                " pairs; leave them out, or give a pairwise template"
+                f"scorer {self.name!r}: matches and ties are for pairs and template {self.template.name!r} is listwise;"
+                " leave them out, or use a pairwise template"
             )
         self.orders, self.votes, self.ties, self.matches = orders, votes, ties, matches
-        self.sampling = Sampling(
-            temperature if temperature is not None else (0.0 if votes == 1 else 0.7),
-            top_p if votes > 1 or temperature else 1.0,
-        )
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {
@@ -158,208 +104,232 @@ class Pairwise(LLMJudge):
         }
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
-        """As every scorer's; the window counts the comparisons in flight, each order for itself."""
+        """Scorecards of Items as they finish; `window` bounds the comparisons in flight, each order counted."""
         _ = self.engine
-        return map_unordered(items, self.card, self.window, self._at_once)
+        return map_unordered(items, self.score_item, self.window, self._concurrent_comparisons)
 
-    def _at_once(self, item: Item) -> int:
+    def _concurrent_comparisons(self, item: Item) -> int:
         n = len(item.responses)
-        pairs = 1 if self._listwise else n // 2 if self._by_rounds(item, n) else len(item.pairs())
+        pairs = 1 if self._listwise else n // 2 if self._is_tournament(item, n) else len(item.pairs())
         return max(1, pairs * (2 if self.orders == "both" else 1))
 
-    def _by_rounds(self, item: Item, players: int) -> bool:
+    def _is_tournament(self, item: Item, players: int) -> bool:
         if self.matches is None or item.comparisons is not None:
             return False
         return self.matches * (players // 2) < players * (players - 1) // 2
 
-    def parse(self, text: str, way: str, labels: Labels) -> Reading | Failure:
-        read = read_json_label if way == "json" else read_label
+    def parse(self, text: str, method: str, labels: Labels) -> Reading | Failure:
+        read = read_json_label if method == "json" else read_label
         return read(text, labels, self.template.announcement)
 
     def decide(self, probabilities: Mapping[str, float]) -> str:
-        """The likeliest label; an exact draw for the first place is a tie."""
-        likeliest = _likeliest(probabilities)
-        if len(likeliest) == 1:
-            return likeliest[0]
+        """The most likely label; several that are equally likely are a tie."""
+        labels = most_likely(probabilities)
+        if len(labels) == 1:
+            return labels[0]
         return self.template.labels[2] if len(self.template.labels) == 3 else TIE
 
     async def judge(self, item: Item, index: int) -> Judgment:
-        """What the whole Item's comparisons come to for one response."""
-        return (await self.card(item)).judgments[index]
+        """The Judgment of one response after all of the Item's comparisons."""
+        return (await self.score_item(item)).judgments[index]
 
-    async def card(self, item: Item) -> Scorecard:
+    async def score_item(self, item: Item) -> Scorecard:
         if len(item.responses) < 2:
-            why = Failure("needs-two", "one response cannot be compared: give the Item another")
-            return Scorecard(id=item.id, judgments=(Judgment(failure=why),))
-        written = [i for i, response in enumerate(item.responses) if response.strip()]
+            failure = Failure("needs-two", "one response cannot be compared: give the Item another")
+            return Scorecard(id=item.id, judgments=(Judgment(failure=failure),))
+        nonempty = [i for i, response in enumerate(item.responses) if response.strip()]
         if self._listwise:
-            return self._of_list(item, await self._lists(item, written))
-        if self._by_rounds(item, len(written)):
-            return self._of_pairs(item, await self._tournament(item, written))
-        return self._of_pairs(item, await self._pairs(item, item.pairs()))
+            return self._listwise_scorecard(item, await self._judge_list(item, nonempty))
+        if self._is_tournament(item, len(nonempty)):
+            return self._pairwise_scorecard(item, await self._judge_tournament(item, nonempty))
+        return self._pairwise_scorecard(item, await self._judge_pairs(item, item.pairs()))
 
-    # -- two at a time ------------------------------------------------------------------------------------
+    # -- pairwise -----------------------------------------------------------------------------------------
 
-    async def _pairs(self, item: Item, pairs: Sequence[Pair]) -> Found:
-        """The verdicts on some pairs, asked for together."""
-        orders = [(pair, shown) for pair in pairs for shown in self._shown(item, pair)]
-        asked = [(pair, shown, vote) for pair, shown in orders for vote in range(self.votes)]
-        verdicts = await asyncio.gather(*(self._verdict(item, shown, vote) for _, shown, vote in asked))
-        return [(pair, verdict) for (pair, _, _), verdict in zip(asked, verdicts, strict=True)]
+    async def _judge_pairs(self, item: Item, pairs: Sequence[Pair]) -> PairVerdicts:
+        """The verdicts on some pairs, requested concurrently."""
+        requests = [(p, order, vote) for p in pairs for order in self._orders_of(item, p) for vote in range(self.votes)]
+        verdicts = await asyncio.gather(*(self._judge_order(item, order, vote) for _, order, vote in requests))
+        return [(pair, verdict) for (pair, _, _), verdict in zip(requests, verdicts, strict=True)]
 
-    async def _tournament(self, item: Item, players: Sequence[int]) -> Found:
-        swiss = Swiss(players, self._drawn(item.id))
-        found: Found = []
+    async def _judge_tournament(self, item: Item, players: Sequence[int]) -> PairVerdicts:
+        tournament = SwissTournament(players, self._derived_seed(item.id))
+        verdicts: PairVerdicts = []
         for _ in range(self.matches or 0):
-            played = await self._pairs(item, swiss.round())
-            for pair, settled in self._settled(played).items():
-                swiss.record(pair, settled if isinstance(settled, Failure) else settled.outcome)
-            found += played
-        return found
+            played = await self._judge_pairs(item, tournament.next_round())
+            for pair, result in self._pair_outcomes(played).items():
+                tournament.record(pair, result if isinstance(result, Failure) else result.outcome)
+            verdicts += played
+        return verdicts
 
-    def _settled(self, found: Found, way: str = "") -> dict[Pair, Settled | Failure]:
-        told: dict[Pair, list[tuple[Comparison, float | Failure]]] = {}
-        for pair, verdict in found:
-            comparison, chances = verdict.comparison(pair, way), verdict.chances(way)
+    def _pair_outcomes(self, verdicts: PairVerdicts, method: str = "") -> dict[Pair, PairOutcome | Failure]:
+        comparisons: dict[Pair, list[tuple[Comparison, float | Failure]]] = {}
+        for pair, verdict in verdicts:
+            comparison, probabilities = verdict.comparison(pair, method), verdict.win_probabilities(method)
             if comparison is not None:
-                told.setdefault(pair, []).append((comparison, _of(pair[0], chances)))
-        return {pair: settle(verdicts, self.ties) for pair, verdicts in told.items()}
+                comparisons.setdefault(pair, []).append((comparison, _share_of(pair[0], probabilities)))
+        return {pair: aggregate_comparisons(made, self.ties) for pair, made in comparisons.items()}
 
-    def _of_pairs(self, item: Item, found: Found) -> Scorecard:
-        settled = self._settled(found)
-        by_way = {way: self._settled(found, way) for way in self.ways}
-        chances = {pair: s.chance for pair, s in settled.items() if isinstance(s, Settled)}
-        verdicts = [verdict for _, verdict in found]
-        made = (verdict.comparison(pair) for pair, verdict in found)
-        return Scorecard(
-            id=item.id,
-            judgments=tuple(
-                _judgment(item, i, verdicts, win_rate(i, settled), {w: win_rate(i, s) for w, s in by_way.items()})
-                for i in range(len(item.responses))
-            ),
-            comparisons=tuple(comparison for comparison in made if comparison is not None),
-            preference=best_of(len(item.responses), chances),
+    def _pairwise_scorecard(self, item: Item, verdicts: PairVerdicts) -> Scorecard:
+        outcomes = self._pair_outcomes(verdicts)
+        by_method = {method: self._pair_outcomes(verdicts, method) for method in self.read_methods}
+        probabilities = {pair: o.probability for pair, o in outcomes.items() if isinstance(o, PairOutcome)}
+        indices = range(len(item.responses))
+        return _scorecard(
+            item,
+            [verdict for _, verdict in verdicts],
+            scores=[win_rate(i, outcomes) for i in indices],
+            readings={method: [win_rate(i, of_method) for i in indices] for method, of_method in by_method.items()},
+            comparisons=[verdict.comparison(pair) for pair, verdict in verdicts],
+            preference=rank_centrality(len(indices), probabilities),
         )
 
-    # -- all at once --------------------------------------------------------------------------------------
+    # -- listwise -----------------------------------------------------------------------------------------
 
-    async def _lists(self, item: Item, written: Sequence[int]) -> list[Verdict]:
-        if len(written) < 2:
+    async def _judge_list(self, item: Item, nonempty: Sequence[int]) -> list[ComparisonVerdict]:
+        if len(nonempty) < 2:
             return []
-        orders = self._shown(item, tuple(written))
-        asked = [(shown, vote) for shown in orders for vote in range(self.votes)]
-        return list(await asyncio.gather(*(self._verdict(item, shown, vote) for shown, vote in asked)))
+        orders = self._orders_of(item, tuple(nonempty))
+        requests = [(order, vote) for order in orders for vote in range(self.votes)]
+        return list(await asyncio.gather(*(self._judge_order(item, order, vote) for order, vote in requests)))
 
-    def _of_list(self, item: Item, verdicts: Sequence[Verdict]) -> Scorecard:
-        scores = _over_orders(verdicts, [v.chances() if v.answer.read == "expected" else v.won() for v in verdicts])
-        by_way = {way: _over_orders(verdicts, [v.chances(way) for v in verdicts]) for way in self.ways}
-        judgments = tuple(
-            _judgment(item, i, verdicts, _of(i, scores), {w: _of(i, s) for w, s in by_way.items()})
-            for i in range(len(item.responses))
+    def _listwise_scorecard(self, item: Item, verdicts: Sequence[ComparisonVerdict]) -> Scorecard:
+        scores = _mean_over_orders(
+            verdicts, [v.win_probabilities() if v.verdict.read == "expected" else v.win_shares() for v in verdicts]
         )
-        preference = [_of(i, _over_orders(verdicts, [v.chances() for v in verdicts])) for i in range(len(judgments))]
-        told = tuple(p for p in preference if not isinstance(p, Failure))
-        # A pair with an empty response was not shown; it is said once for each order.
-        lacking = [pair for pair in item.pairs() if any(not item.responses[i].strip() for i in pair)]
-        unseen = [Verdict(shown, (), _empty(item, pair)) for pair in lacking for shown in self._shown(item, pair)]
-        made = [v.comparison(pair) for pair in item.pairs() for v in (*verdicts, *unseen) if set(pair) <= set(v.shown)]
-        return Scorecard(
-            id=item.id,
-            judgments=judgments,
-            comparisons=tuple(comparison for comparison in made if comparison is not None),
-            preference=told if len(told) == len(preference) else None,
+        by_method = {
+            method: _mean_over_orders(verdicts, [v.win_probabilities(method) for v in verdicts])
+            for method in self.read_methods
+        }
+        probabilities = _mean_over_orders(verdicts, [v.win_probabilities() for v in verdicts])
+        indices = range(len(item.responses))
+        preference = [share for i in indices if not isinstance(share := _share_of(i, probabilities), Failure)]
+        # A pair with an empty response was not presented; it has a failed Comparison for each order.
+        empty_pairs = [pair for pair in item.pairs() if any(not item.responses[i].strip() for i in pair)]
+        not_presented = [
+            ComparisonVerdict(order, (), _empty_verdict(item, pair))
+            for pair in empty_pairs
+            for order in self._orders_of(item, pair)
+        ]
+        return _scorecard(
+            item,
+            verdicts,
+            scores=[_share_of(i, scores) for i in indices],
+            readings={method: [_share_of(i, shares) for i in indices] for method, shares in by_method.items()},
+            comparisons=[
+                verdict.comparison(pair)
+                for pair in item.pairs()
+                for verdict in (*verdicts, *not_presented)
+                if set(pair) <= set(verdict.order)
+            ],
+            preference=tuple(preference) if len(preference) == len(indices) else None,
         )
 
     # -- one verdict --------------------------------------------------------------------------------------
 
-    def _shown(self, item: Item, given: Shown) -> list[Shown]:
-        """The orders in which to show some responses."""
+    def _orders_of(self, item: Item, given: Order) -> list[Order]:
+        """The orders in which some responses are presented."""
         if self.orders == "both":
             return [given, given[::-1]]
         if self.orders == "given":
             return [given]
-        return [tuple(random.Random(self._drawn(item.id, *given)).sample(given, len(given)))]
+        return [tuple(random.Random(self._derived_seed(item.id, *given)).sample(given, len(given)))]
 
-    def _drawn(self, *what: str | int) -> int:
-        """A number that hangs on the seed and on what it is drawn for, and on nothing else."""
-        return int.from_bytes(hashlib.blake2b(json.dumps([self.seed, *what]).encode(), digest_size=8).digest())
+    def _derived_seed(self, *parts: str | int) -> int:
+        return int.from_bytes(hashlib.blake2b(json.dumps([self.seed, *parts]).encode(), digest_size=8).digest())
 
-    async def _verdict(self, item: Item, shown: Shown, vote: int) -> Verdict:
-        labels = tuple(str(n) for n in range(1, len(shown) + 1)) if self._listwise else self.template.labels
-        if not all(item.responses[i].strip() for i in shown):
-            return Verdict(shown, labels, _empty(item, shown))
-        answer = await self.answer(self.template.render(item, shown), vote, labels, self.sampling)
-        return Verdict(shown, labels, answer)
+    async def _judge_order(self, item: Item, order: Order, vote: int) -> ComparisonVerdict:
+        labels = tuple(str(n) for n in range(1, len(order) + 1)) if self._listwise else self.template.labels
+        if not all(item.responses[i].strip() for i in order):
+            return ComparisonVerdict(order, labels, _empty_verdict(item, order))
+        verdict = await self.verdict(self.template.render(item, order), vote, labels, self.sampling)
+        return ComparisonVerdict(order, labels, verdict)
 
 
-def win_rate(index: int, settled: Mapping[Pair, Settled | Failure]) -> float | Failure:
-    """The share of its decided pairs that a response won, a tie one half; a Failure where none is decided.
+def win_rate(index: int, outcomes: Mapping[Pair, PairOutcome | Failure]) -> float | Failure:
+    """The share of its decided pairs that a response won, from 0 to 1, where a tie counts one half.
 
-    >>> pairs = {(0, 1): Settled("first", 1.0), (1, 2): Settled("tie", 0.5)}
+    A response without a decided pair has the first Failure of its pairs.
+
+    >>> pairs = {(0, 1): PairOutcome("first", 1.0), (1, 2): PairOutcome("tie", 0.5)}
     >>> win_rate(0, pairs), win_rate(1, pairs), win_rate(3, pairs).reason
     (1.0, 0.25, 'needs-two')
     """
-    mine = {pair: s for pair, s in settled.items() if index in pair}
-    worth = {pair: WORTH[s.outcome] for pair, s in mine.items() if isinstance(s, Settled)}
-    if worth:
-        return statistics.fmean(w if index == first else 1 - w for (first, _), w in worth.items())
-    open_ones = (s for s in mine.values() if isinstance(s, Failure))
-    return next(open_ones, Failure("needs-two", "no comparison was made with this response"))
+    own = {pair: outcome for pair, outcome in outcomes.items() if index in pair}
+    points = {pair: OUTCOME_POINTS[o.outcome] for pair, o in own.items() if isinstance(o, PairOutcome)}
+    if points:
+        return statistics.fmean(p if index == first else 1 - p for (first, _), p in points.items())
+    failures = (outcome for outcome in own.values() if isinstance(outcome, Failure))
+    return next(failures, Failure("needs-two", "no comparison was made with this response"))
 
 
-def _over_orders(
-    verdicts: Sequence[Verdict], shares: Sequence[dict[int, float] | Failure]
+def _mean_over_orders(
+    verdicts: Sequence[ComparisonVerdict], shares: Sequence[dict[int, float] | Failure]
 ) -> dict[int, float] | Failure:
-    """The mean over the orders of the mean over an order's votes; one order that failed leaves it open."""
+    """The mean over the orders of the mean over an order's votes; the Failure of an order in which all votes failed."""
     means: list[dict[int, float]] = []
-    for shown in dict.fromkeys(v.shown for v in verdicts):
-        found = [one for v, one in zip(verdicts, shares, strict=True) if v.shown == shown]
-        told = [one for one in found if not isinstance(one, Failure)]
-        if not told:
-            return next(why for why in found if isinstance(why, Failure))
-        means.append({i: statistics.fmean(one[i] for one in told) for i in shown})
+    for order in dict.fromkeys(v.order for v in verdicts):
+        of_order = [share for verdict, share in zip(verdicts, shares, strict=True) if verdict.order == order]
+        votes = [share for share in of_order if not isinstance(share, Failure)]
+        if not votes:
+            return next(share for share in of_order if isinstance(share, Failure))
+        means.append({i: statistics.fmean(vote[i] for vote in votes) for i in order})
     if not means:
         return Failure("empty", "the responses to compare it with are empty")
     return {i: statistics.fmean(mean[i] for mean in means) for i in means[0]}
 
 
-def _of(index: int, shares: dict[int, float] | Failure) -> float | Failure:
+def _share_of(index: int, shares: dict[int, float] | Failure) -> float | Failure:
     return shares if isinstance(shares, Failure) else shares.get(index, EMPTY)
 
 
-def _empty(item: Item, shown: Shown) -> Answer:
-    which = next(i for i in shown if not item.responses[i].strip())
-    return Answer(Failure("empty", f"response {which + 1} is empty"), None)
+def _empty_verdict(item: Item, order: Order) -> Verdict:
+    index = next(i for i in order if not item.responses[i].strip())
+    return Verdict(Failure("empty", f"response {index + 1} is empty"))
+
+
+def _scorecard(
+    item: Item,
+    verdicts: Sequence[ComparisonVerdict],
+    scores: Sequence[float | Failure],
+    readings: Mapping[str, Sequence[float | Failure]],
+    comparisons: Iterable[Comparison | None],
+    preference: tuple[float, ...] | None,
+) -> Scorecard:
+    """The Scorecard of an Item; `scores` and each method's `readings` are in the order of the responses."""
+    judgments = [
+        _judgment(item, i, verdicts, score, {method: values[i] for method, values in readings.items()})
+        for i, score in enumerate(scores)
+    ]
+    decided = tuple(comparison for comparison in comparisons if comparison is not None)
+    return Scorecard(item.id, tuple(judgments), decided, preference)
 
 
 def _judgment(
     item: Item,
     index: int,
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[ComparisonVerdict],
     score: float | Failure,
     readings: Mapping[str, float | Failure],
 ) -> Judgment:
-    mine = [v for v in verdicts if index in v.shown]
-    won = [v.won() for v in mine]
-    texts = tuple(v.answer.text for v in mine if v.answer.text)
-    kept: dict[str, Any] = {
-        "votes": tuple(w if isinstance(w, Failure) else w[index] for w in won),
-        "critique": next((said for text in texts if (said := split_thinking(text)[1].strip())), None),
-        "completions": texts,
-        "truncated": any(v.answer.truncated for v in mine),
-        "usage": sum((v.usage(index) for v in mine), Usage()),
-    }
-    if not item.responses[index].strip():
-        return Judgment(failure=EMPTY, **kept)
-    kept["readings"] = readings
-    if isinstance(score, Failure):
-        return Judgment(failure=score, **kept)
-    masses = [v.answer.mass for v in mine if v.answer.mass is not None]
-    reads: list[Read] = [v.answer.read for v in mine if v.answer.read is not None]
-    read = "forced" if "forced" in reads else reads[0]
-    return Judgment(score=score, read=read, mass=min(masses, default=None), **kept)
-
-
-def _likeliest(probabilities: Mapping[str, float]) -> list[str]:
-    most = max(probabilities.values())
-    return [label for label, p in probabilities.items() if p == most]
+    """The Judgment of a response, out of the verdicts on an order with it."""
+    verdicts = [v for v in verdicts if index in v.order]
+    empty = not item.responses[index].strip()
+    score = EMPTY if empty else score
+    failed = isinstance(score, Failure)
+    shares = [v.win_shares() for v in verdicts]
+    texts = tuple(v.verdict.text for v in verdicts if v.verdict.text)
+    masses = [v.verdict.mass for v in verdicts if v.verdict.mass is not None]
+    reads: list[Read] = [v.verdict.read for v in verdicts if v.verdict.read is not None]
+    return Judgment(
+        score=None if isinstance(score, Failure) else score,
+        failure=score if isinstance(score, Failure) else None,
+        read=None if failed else "forced" if "forced" in reads else reads[0],
+        mass=None if failed else min(masses, default=None),
+        votes=tuple(share if isinstance(share, Failure) else share[index] for share in shares),
+        critique=next((answer for text in texts if (answer := split_thinking(text)[1].strip())), None),
+        completions=texts,
+        truncated=any(v.verdict.truncated for v in verdicts),
+        usage=sum((v.usage_share(index) for v in verdicts), Usage()),
+        readings={} if empty else readings,
+    )

@@ -1,4 +1,4 @@
-"""Several scorers of any kind as one: they vote, they rank, or their z-scores are averaged."""
+"""A panel: several scorers of any kind combined by votes, mean ranks or mean z-scores."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any, Literal, get_args
 import yaml
 
 from judges.errors import CannotRun
-from judges.scorer import Scorer, load_scorer, parse_spec, reread_from, softmax_preference
-from judges.scorers.side_by_side import side_by_side
+from judges.scorer import Scorer, softmax_preference
+from judges.scorers.fan_out import fan_out
+from judges.scorers.nested import Entry, build_scorer, parse_entry
 from judges.types import REAL_LINE, Comparison, Failure, Item, Judgment, Scale, Scorecard, Usage
 
 Combine = Literal["vote", "rank", "z"]
 Ties = Literal["tie", "first-member"]
-Entry = str | Mapping[str, Any] | Scorer
-HAIR = 1e-6  # what a tie rule adds to a score, at the most, for each place that it decides
+TIE_BREAK = 1e-6  # the most that breaking a tie adds to a score, for each position that it decides
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One scorer of a panel, a name for it that no other member has, and its scores' (mean, deviation)."""
+    """One scorer of a panel, its unique label, and the (mean, standard deviation) of its scores."""
 
     label: str
     scorer: Scorer
@@ -34,29 +34,27 @@ class Member:
 
 
 class Panel(Scorer):
-    """A scorer made of scorers, which judge the same Items at the same time.
+    """A scorer made of scorers, which judge the same Items concurrently.
 
     `members` is a list of specs ("self-rewarding,votes=3"), of mappings ({"scorer": "length"}) and of Scorers,
-    or the name of a YAML file that holds such a list. `combine`:
+    or the name of a YAML file with such a list. `combine`:
 
-    - "vote": each member votes for its best response, split where several are level. The score is a response's
-      share of the votes, 0 to 1; `preference` the same; `comparisons` say what the majority of the members
-      thinks of each pair that matters, which tells responses apart that nobody holds for the best.
-    - "rank": each member ranks the responses, 1 the best, level ones at their mean rank. The score is
-      (k - mean rank) / (k - 1) of k responses: 1 when all rank it first, 0 when all rank it last.
-      `preference` goes to the highest score, shared where several are level.
-    - "z": the mean of (score - mean) / deviation, with the mean and deviation that each member tells
-      (`statistics()`), or that stand in its spec (`mean=`, `deviation=`). `preference` is the softmax.
+    - "vote": each member votes for its best response; tied ones share the vote. The score is a response's share of the
+      votes, 0 to 1, and so is `preference`; `comparisons` are the majority's view of each pair that matters, which
+      also orders responses that no member considers the best.
+    - "rank": each member ranks the responses; 1 is the best, and ties have their mean rank. The score of one of k
+      responses is (k - mean rank) / (k - 1): 1 when all rank it first, 0 when all rank it last. `preference` is 1 for
+      the highest score, shared by ties.
+    - "z": the mean of (score - mean) / deviation, with each member's mean and standard deviation from its
+      `statistics()` or its spec (`mean=`, `deviation=`). `preference` is the softmax.
 
-    `ties`: "tie" leaves level scores level; "first-member" lets the first member decide that has judged them
-    and holds one for better, which shows as a millionth or less added to its score. `quorum` is the least
-    number of members that must decide.
+    `ties`: "tie" keeps ties; with "first-member" a tie is decided by the first member whose scores differ, which adds
+    a millionth or less to the better score. `quorum` is the least number of members that must decide.
 
-    A member that fails on a response decides nothing about its Item ("z": about that response). It is
-    reported: `votes` holds for each member, in order, its share, rank or z-score, or its Failure;
-    `readings` its own score by its label. Where fewer than `quorum` decide there is a Failure that names all
-    that failed. A member that cannot run at all ends the panel with CannotRun. `window` is the most responses
-    between the source and the consumer.
+    A member that fails on a response is left out for its Item ("z": for that response). `votes` has each member's
+    share, rank or z-score, or its Failure, in order; `readings` has its own score under its label. Where fewer than
+    `quorum` members decide, the result is a Failure that names all that failed. A member that cannot run ends the panel
+    with CannotRun. `window` bounds the responses between the source and the consumer.
     """
 
     name = "panel"
@@ -75,7 +73,9 @@ class Panel(Scorer):
             raise CannotRun(f"scorer 'panel': ties is {' or '.join(get_args(Ties))}, not {ties!r}")
         entries = _read_file(members) if isinstance(members, str | Path) else list(members)
         if len(entries) < 2:
-            raise CannotRun("scorer 'panel' needs members=, a list of two scorers or more, or a YAML file with one")
+            raise CannotRun(
+                "scorer 'panel' needs members=, a list of two scorers or more, or a YAML file with such a list"
+            )
         if not 1 <= quorum <= len(entries):
             raise CannotRun(f"scorer 'panel': quorum is from 1 to its {len(entries)} members, not {quorum}")
         if window < 1:
@@ -83,109 +83,112 @@ class Panel(Scorer):
         self.combine, self.ties, self.quorum, self.window = combine, ties, quorum, window
         self.scale = REAL_LINE if combine == "z" else Scale(0, 1)
         with ExitStack() as built:
-            found: list[Member] = []
+            members_so_far: list[Member] = []
             for entry in entries:
-                member = _member(entry, [m.label for m in found])
+                member = _build_member(entry, [m.label for m in members_so_far])
                 built.callback(member.scorer.close)
-                found.append(member)
-            if combine == "z" and (without := [m.label for m in found if m.statistics is None]):
+                members_so_far.append(member)
+            if combine == "z" and (unknown := [m.label for m in members_so_far if m.statistics is None]):
                 raise CannotRun(
-                    f"scorer 'panel': no mean and deviation of the scores is known of {', '.join(without)}:"
-                    " give mean= and deviation= in the member's spec, or combine=rank, which needs none"
+                    f"scorer 'panel': the mean and deviation of the scores are not known of {', '.join(unknown)};"
+                    " set mean= and deviation= in the member's spec, or use combine=rank, which needs none"
                 )
             built.pop_all()
-        self.members = tuple(found)
+        self.members = tuple(members_so_far)
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
-        alone = self.combine != "z"  # one response can be neither voted for nor ranked: nobody is asked
+        one_is_enough = self.combine == "z"  # a single response can be neither voted for nor ranked
         members = [(member.label, member.scorer) for member in self.members]
-        together = side_by_side(members, items, self.window, lambda item: alone and len(item.responses) < 2)
+        results = fan_out(members, items, self.window, lambda item: not one_is_enough and len(item.responses) < 2)
         try:
-            for item, cards in together:
-                yield self.card(item, cards)
+            for item, cards in results:
+                yield self.combine_cards(item, cards)
         finally:
-            together.close()
+            results.close()
 
-    def card(self, item: Item, cards: Sequence[Scorecard]) -> Scorecard:
+    def combine_cards(self, item: Item, cards: Sequence[Scorecard]) -> Scorecard:
         """The members' Scorecards of one Item, in the members' order, as one."""
         count = len(item.responses)
         if self.combine != "z" and count < 2:
-            one = Failure("needs-two", f"a panel that combines by {self.combine} compares; the item has one response")
-            return Scorecard(item.id, (Judgment(failure=one),))
-        told = [_told(member, card) for member, card in zip(self.members, cards, strict=True)]
-        columns = [self._entries(m, scores) for m, scores in zip(self.members, told, strict=True)]
-        raw: list[float | Failure] = [self._combined([column[i] for column in columns], count) for i in range(count)]
+            failure = Failure("needs-two", f"a panel with combine={self.combine} compares; the item has one response")
+            return Scorecard(item.id, (Judgment(failure=failure),))
+        member_scores = [_scores(member, card) for member, card in zip(self.members, cards, strict=True)]
+        votes = [self._votes(member, scores) for member, scores in zip(self.members, member_scores, strict=True)]
+        scores: list[float | Failure] = [self._combine_votes([vote[i] for vote in votes], count) for i in range(count)]
         if self.ties == "first-member":
-            raw = untied(raw, told)
-        judgments = tuple(self._judgment(raw[i], [c[i] for c in columns], told, cards, i) for i in range(count))
-        comparisons = self._comparisons(item, columns, told, raw) if self.combine == "vote" else ()
+            scores = break_ties(scores, member_scores)
+        judgments = tuple(
+            self._judgment(
+                scores[i], [v[i] for v in votes], [m[i] for m in member_scores], [c.judgments[i] for c in cards]
+            )
+            for i in range(count)
+        )
+        comparisons = self._comparisons(item, votes, member_scores, scores) if self.combine == "vote" else ()
         return Scorecard(item.id, judgments, comparisons, self._preference(judgments))
 
-    def _entries(self, member: Member, scores: list[float | Failure]) -> list[float | Failure]:
-        """What a member says of each response in this panel's coin: a share of its vote, a rank, a z-score."""
+    def _votes(self, member: Member, scores: list[float | Failure]) -> list[float | Failure]:
+        """A member's vote on each response: a share of its one vote, a rank or a z-score."""
         if self.combine == "z":
             assert member.statistics is not None
             mean, deviation = member.statistics
             return [s if isinstance(s, Failure) else (s - mean) / deviation for s in scores]
-        whole = [s for s in scores if not isinstance(s, Failure)]
-        if len(whole) < len(scores):
-            place, failure = next((i, s) for i, s in enumerate(scores) if isinstance(s, Failure))
-            other = Failure(failure.reason, f"{failure.message} (of response {place}, so no say in the item)")
-            return [s if isinstance(s, Failure) else other for s in scores]
-        return list(ballot(whole) if self.combine == "vote" else ranks(whole))
+        numbers = [s for s in scores if not isinstance(s, Failure)]
+        if len(numbers) < len(scores):
+            index, failure = next((i, s) for i, s in enumerate(scores) if isinstance(s, Failure))
+            abstained = Failure(failure.reason, f"{failure.message} (of response {index}, so it does not vote)")
+            return [s if isinstance(s, Failure) else abstained for s in scores]
+        return list(vote_shares(numbers) if self.combine == "vote" else ranks(numbers))
 
-    def _combined(self, entries: Sequence[float | Failure], count: int) -> float | Failure:
-        """One response's score out of what each member says of it."""
-        decided = [e for e in entries if not isinstance(e, Failure)]
-        failures = [e for e in entries if isinstance(e, Failure)]
+    def _combine_votes(self, votes: Sequence[float | Failure], count: int) -> float | Failure:
+        """The score of one of `count` responses from the members' votes on it."""
+        decided = [vote for vote in votes if not isinstance(vote, Failure)]
+        failures = [vote for vote in votes if isinstance(vote, Failure)]
         if len(decided) < self.quorum:
-            head = f"{len(decided)} of {len(entries)} members decided, {self.quorum} must"
-            return Failure(failures[0].reason, "; ".join([head, *map(str, failures)]))
+            message = f"{len(decided)} of {len(votes)} members decided, {self.quorum} must"
+            return Failure(failures[0].reason, "; ".join([message, *map(str, failures)]))
         mean = statistics.fmean(decided)
-        # Thirds of votes do not add up to the last bit: what differs by less is level.
+        # Rounded, because equal sums of thirds may differ in the last bit.
         return round((count - mean) / (count - 1) if self.combine == "rank" else mean, 12)
 
     def _judgment(
         self,
-        outcome: float | Failure,
-        entries: Sequence[float | Failure],
-        told: Sequence[Sequence[float | Failure]],
-        cards: Sequence[Scorecard],
-        place: int,
+        score: float | Failure,
+        votes: Sequence[float | Failure],
+        member_scores: Sequence[float | Failure],
+        judgments: Sequence[Judgment],
     ) -> Judgment:
-        of = [card.judgments[place] for card in cards]
-        written = [f"{m.label}: {j.critique}" for m, j in zip(self.members, of, strict=True) if j.critique]
-        kept: dict[str, Any] = {
-            "votes": tuple(entries),
-            "critique": "\n\n".join(written) or None,
-            "completions": tuple(text for j in of for text in j.completions),
-            "truncated": any(j.truncated for j in of),
-            "usage": sum((j.usage for j in of), Usage()),
-            "readings": {m.label: scores[place] for m, scores in zip(self.members, told, strict=True)},
-        }
-        if isinstance(outcome, Failure):
-            return Judgment(failure=outcome, **kept)
-        return Judgment(score=outcome, **kept)
+        labels = [member.label for member in self.members]
+        critiques = [f"{label}: {j.critique}" for label, j in zip(labels, judgments, strict=True) if j.critique]
+        return Judgment(
+            score=None if isinstance(score, Failure) else score,
+            failure=score if isinstance(score, Failure) else None,
+            votes=tuple(votes),
+            critique="\n\n".join(critiques) or None,
+            completions=tuple(text for j in judgments for text in j.completions),
+            truncated=any(j.truncated for j in judgments),
+            usage=sum((j.usage for j in judgments), Usage()),
+            readings=dict(zip(labels, member_scores, strict=True)),
+        )
 
     def _comparisons(
         self,
         item: Item,
-        columns: Sequence[Sequence[float | Failure]],
-        told: Sequence[Sequence[float | Failure]],
-        outcomes: Sequence[float | Failure],
+        votes: Sequence[Sequence[float | Failure]],
+        member_scores: Sequence[Sequence[float | Failure]],
+        scores: Sequence[float | Failure],
     ) -> tuple[Comparison, ...]:
         def outcome(a: int, b: int) -> Literal["first", "second", "tie"] | Failure:
-            failed = outcomes[a]
-            if isinstance(failed, Failure):
-                return failed
-            sides = [
-                _side(scores[a], scores[b])
-                for scores, column in zip(told, columns, strict=True)
-                if not isinstance(column[a], Failure)
+            score = scores[a]
+            if isinstance(score, Failure):
+                return score
+            signs = [
+                _sign(of_member[a], of_member[b])
+                for of_member, vote in zip(member_scores, votes, strict=True)
+                if not isinstance(vote[a], Failure)
             ]
-            total = sum(sides)
+            total = sum(signs)
             if not total and self.ties == "first-member":
-                total = next((side for side in sides if side), 0)
+                total = next((sign for sign in signs if sign), 0)
             return "first" if total > 0 else "second" if total < 0 else "tie"
 
         return tuple(Comparison(a, b, outcome(a, b)) for a, b in item.pairs())
@@ -196,25 +199,23 @@ class Panel(Scorer):
         scores = [j.score for j in judgments if j.score is not None]
         if len(scores) < len(judgments):
             return None
-        shares = scores if self.combine == "vote" else ballot(scores)
+        shares = scores if self.combine == "vote" else vote_shares(scores)
         return tuple(share / sum(shares) for share in shares)
 
-    def remember(self, path: Path) -> None:
-        """Pass the store of completions on to every member that keeps one."""
+    def use_store(self, path: Path) -> None:
         for member in self.members:
-            if keep := getattr(member.scorer, "remember", None):
-                keep(path)
+            member.scorer.use_store(path)
 
     def reread(self, path: Path) -> None:
         """Judge from this store alone. Raises CannotRun where a member keeps no completions."""
         for member in self.members:
-            reread_from(member.scorer, path)
+            member.scorer.reread(path)
 
     def identity(self) -> dict[str, Any]:
         members = [m.scorer.identity() for m in self.members]
         if self.combine == "z":
-            told = [dict(zip(("mean", "deviation"), m.statistics or (), strict=False)) for m in self.members]
-            members = [identity | known for identity, known in zip(members, told, strict=True)]
+            known = [dict(zip(("mean", "deviation"), m.statistics or (), strict=False)) for m in self.members]
+            members = [identity | statistics for identity, statistics in zip(members, known, strict=True)]
         return {
             "scorer": self.name,
             "combine": self.combine,
@@ -224,15 +225,15 @@ class Panel(Scorer):
         }
 
     def close(self) -> None:
-        with ExitStack() as all_of_them:  # one that fails to close does not keep the others open
+        with ExitStack() as stack:  # closes the others where one raises
             for member in self.members:
-                all_of_them.callback(member.scorer.close)
+                stack.callback(member.scorer.close)
 
 
-def ballot(scores: Sequence[float]) -> list[float]:
-    """One vote, for the highest score, shared where several are level.
+def vote_shares(scores: Sequence[float]) -> list[float]:
+    """One vote for the highest score, shared by ties.
 
-    >>> ballot([1, 3, 3]), ballot([2, 1])
+    >>> vote_shares([1, 3, 3]), vote_shares([2, 1])
     ([0.0, 0.5, 0.5], [1.0, 0.0])
     """
     best = max(scores)
@@ -240,7 +241,7 @@ def ballot(scores: Sequence[float]) -> list[float]:
 
 
 def ranks(scores: Sequence[float]) -> list[float]:
-    """Ranks, 1 for the highest score; level ones share the mean of their places.
+    """Ranks; 1 is the highest score, and ties have their mean rank.
 
     >>> ranks([10, 30, 20, 20])
     [4.0, 1.0, 2.5, 2.5]
@@ -248,34 +249,36 @@ def ranks(scores: Sequence[float]) -> list[float]:
     return [sum(s > own for s in scores) + (scores.count(own) + 1) / 2 for own in scores]
 
 
-def untied(scores: Sequence[float | Failure], told: Sequence[Sequence[float | Failure]]) -> list[float | Failure]:
-    """Level scores told apart by the first of `told` (each a score per response) that does, then by the next.
+def break_ties(
+    scores: Sequence[float | Failure], member_scores: Sequence[Sequence[float | Failure]]
+) -> list[float | Failure]:
+    """Scores whose ties are broken by the first of `member_scores` (each a score per response) that differs.
 
-    The better gets a millionth more, less where another score lies closer than that: no order between scores
-    that differed changes. A member without a score for one of the level responses is passed over.
+    The better response gets a millionth more, or less where the next score is closer than that, so that scores that
+    differed keep their order. A member without a score for one of the tied responses is skipped.
 
-    >>> untied([0.5, 0.5], [[3, 3], [1, 2]])
+    >>> break_ties([0.5, 0.5], [[3, 3], [1, 2]])
     [0.5, 0.500001]
     """
     values = sorted({s for s in scores if not isinstance(s, Failure)})
     gap = min((high - low for low, high in itertools.pairwise(values)), default=math.inf)
-    step = min(HAIR, gap / (2 * len(scores)))
-    out = list(scores)
+    step = min(TIE_BREAK, gap / (2 * len(scores)))
+    broken = list(scores)
     for value in values:
-        level = [i for i, s in enumerate(scores) if s == value]
-        whole = [column for column in told if not any(isinstance(column[i], Failure) for i in level)]
-        keys = {i: tuple(column[i] for column in whole) for i in level}
-        for i in level:
-            out[i] = value + step * len({key for key in keys.values() if key < keys[i]})
-    return out
+        tied = [i for i, s in enumerate(scores) if s == value]
+        complete = [column for column in member_scores if not any(isinstance(column[i], Failure) for i in tied)]
+        keys = {i: tuple(column[i] for column in complete) for i in tied}
+        for i in tied:
+            broken[i] = value + step * len({key for key in keys.values() if key < keys[i]})
+    return broken
 
 
-def _side(a: float | Failure, b: float | Failure) -> int:
+def _sign(a: float | Failure, b: float | Failure) -> int:
     return 0 if isinstance(a, Failure) or isinstance(b, Failure) else (a > b) - (a < b)
 
 
-def _told(member: Member, card: Scorecard) -> list[float | Failure]:
-    """A member's score of each response, or its Failure, which then names it."""
+def _scores(member: Member, card: Scorecard) -> list[float | Failure]:
+    """A member's score of each response, or its Failure with the member's label."""
     return [
         Failure(j.failure.reason, f"{member.label}: {j.failure.message}") if j.failure else float(j.score or 0)
         for j in card.judgments
@@ -284,37 +287,30 @@ def _told(member: Member, card: Scorecard) -> list[float | Failure]:
 
 def _read_file(path: str | Path) -> list[Entry]:
     try:
-        found = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        entries = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise CannotRun(f"scorer 'panel': members={path} is not a file that can be read: {error}") from error
+        raise CannotRun(f"scorer 'panel': members={path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise CannotRun(f"{path}: not YAML: {error}") from error
-    if not isinstance(found, list):
-        raise CannotRun(f"{path}: a panel's file is a list of specs or of mappings with scorer: NAME")
-    return found
+    if not isinstance(entries, list):
+        raise CannotRun(f"{path}: not a list; a panel's file is a list of specs or of mappings with scorer: NAME")
+    return entries
 
 
-def _member(entry: Entry, taken: Sequence[str]) -> Member:
-    """A member out of a spec, a mapping or a Scorer; `taken` are the labels before it. Raises CannotRun."""
-    name: Any = entry
-    settings: dict[str, Any] = {}
-    if isinstance(entry, str):
-        name, settings = parse_spec(entry)
-    elif isinstance(entry, Mapping):
-        settings = {str(key).replace("-", "_"): value for key, value in entry.items()}
-        name = settings.pop("scorer", None)
-    if not isinstance(name, str | Scorer):
+def _build_member(entry: Entry, labels: Sequence[str]) -> Member:
+    """The member of an entry; `labels` are those of the members before it. Raises CannotRun."""
+    name, settings = parse_entry(entry) if isinstance(entry, str | Mapping | Scorer) else (None, {})
+    if name is None:
         raise CannotRun(f"scorer 'panel': a member is a spec or a mapping with scorer: NAME, not {entry!r}")
     mean, deviation = settings.pop("mean", None), settings.pop("deviation", None)
-    if isinstance(name, Scorer) and settings:
-        raise CannotRun(f"scorer 'panel': {name.name!r} is built already and takes no {', '.join(settings)}")
-    scorer = name if isinstance(name, Scorer) else load_scorer(name, **settings)
-    told = (mean, deviation) if (mean, deviation) != (None, None) else getattr(scorer, "statistics", lambda: None)()
-    if told is not None and not (_is_number(told[0]) and _is_number(told[1]) and told[1] > 0):
+    scorer = build_scorer("panel", name, settings)
+    given = (mean, deviation) != (None, None)
+    moments: Any = (mean, deviation) if given else getattr(scorer, "statistics", lambda: None)()
+    if moments is not None and not (_is_number(moments[0]) and _is_number(moments[1]) and moments[1] > 0):
         scorer.close()
-        raise CannotRun(f"scorer 'panel': {scorer.name} needs a mean= and a deviation= above 0, not {told}")
-    count = sum(label.partition(" ")[0] == scorer.name for label in taken)
-    return Member(f"{scorer.name} {count + 1}" if count else scorer.name, scorer, told)
+        raise CannotRun(f"scorer 'panel': {scorer.name} needs a mean= and a deviation= above 0, not {moments}")
+    count = sum(label.partition(" ")[0] == scorer.name for label in labels)
+    return Member(f"{scorer.name} {count + 1}" if count else scorer.name, scorer, moments)
 
 
 def _is_number(value: Any) -> bool:

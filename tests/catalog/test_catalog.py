@@ -6,10 +6,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from judges.catalog import FOLDER, find, known_models, read_file, read_folder
+from judges.catalog import FOLDER, catalog_entries, find_entry, read_file, read_folder
 from judges.errors import CannotRun
 from judges.extraction import extract_score
-from judges.scorer import REGISTRY, load_scorer, parse_spec
+from judges.scorer import SCORERS, load_scorer, parse_spec
 from judges.types import Failure, Scale
 
 GOOD = {
@@ -28,7 +28,7 @@ GOOD = {
 }
 
 
-def written(folder, changes, name="mine"):
+def write_entry(folder, changes, name="mine"):
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(GOOD | {"name": name} | changes))
     return path
@@ -59,17 +59,17 @@ def assay(*args):
         ("GAIR/autoj-13b", "auto-j"),
     ],
 )
-def test_a_hub_id_finds_its_model(hub_id, name):
-    assert find(hub_id).name == name
+def test_a_hub_id_finds_its_entry(hub_id, name):
+    assert find_entry(hub_id).name == name
 
 
 @pytest.mark.parametrize("other", ["", "GAIR", "autoj-13b", "auto-j", "GAIR/autoj-13b-x"])
-def test_what_is_no_hub_id_of_theirs_finds_nothing(other):
-    assert find(other) is None
+def test_another_text_finds_no_entry(other):
+    assert find_entry(other) is None
 
 
-def test_every_file_is_read_and_none_claims_to_be_tried():
-    models = known_models()
+def test_every_file_is_valid_and_none_is_marked_as_tried():
+    models = catalog_entries()
     assert len(models) == 12 and [k.name for k in models] == sorted(k.name for k in models)
     assert not any(k.tried for k in models)
     assert {k.name for k in models if k.supported} == {
@@ -80,25 +80,20 @@ def test_every_file_is_read_and_none_claims_to_be_tried():
     }
 
 
-def test_a_caller_who_changes_the_list_changes_only_that_list():
-    known_models().clear()
-    assert known_models()
-
-
-@pytest.mark.parametrize("known", known_models(), ids=lambda k: k.name)
-def test_a_spec_is_one_that_assay_takes(known):
-    name, settings = parse_spec(known.spec_for(known.models[0]))
-    assert settings["model"] == known.models[0]
-    assert (name == "bradley-terry") == (known.kind == "bradley-terry")
-    if known.kind == "bradley-terry":
-        assert settings.get("max_length") == known.max_length
-        load_scorer(name, **settings).close()  # every setting is known; weights are loaded only when scoring
-    elif known.supported:
-        assert name in REGISTRY
+@pytest.mark.parametrize("entry", catalog_entries(), ids=lambda k: k.name)
+def test_every_spec_can_be_loaded(entry):
+    name, settings = parse_spec(entry.spec_for(entry.models[0]))
+    assert settings["model"] == entry.models[0]
+    assert (name == "bradley-terry") == (entry.kind == "bradley-terry")
+    if entry.kind == "bradley-terry":
+        assert settings.get("max_length") == entry.max_length
+        load_scorer(name, **settings).close()  # every setting is entry; weights are loaded only when scoring
+    elif entry.supported:
+        assert name in SCORERS
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"colour": "red"}, "unknown key colour"),
         ({1: "red"}, "unknown key 1"),
@@ -109,15 +104,15 @@ def test_a_spec_is_one_that_assay_takes(known):
         ({"models": []}, "models is empty"),
         ({"models": "me/mine"}, "models is not a list"),
         ({"models": ["mine"]}, "'mine' is not a hub id"),
-        ({"models": ["me/mine", "me/mine"]}, "models holds a text twice"),
+        ({"models": ["me/mine", "me/mine"]}, "models has a text twice"),
         ({"quirks": [{"A verdict": "four"}]}, "quirks is not a list of texts"),
         ({"license": " "}, "license is not a text"),
         ({"kind": "classifier"}, "kind is bradley-terry or judge"),
         ({"spec": "bradley-terry,model=me/mine"}, "{model}"),
         ({"spec": "bradley-terry,model={model},remote_code=true"}, "remote_code must agree"),
         ({"remote_code": True}, "remote_code must agree"),
-        ({"supported": False}, "missing says"),
-        ({"missing": ["Much."]}, "missing says"),
+        ({"supported": False}, "missing lists"),
+        ({"missing": ["Much."]}, "missing lists"),
         ({"quirks": ["It is small."]}, "no source"),
         ({"quirks": ["It is small [1]."]}, "no source"),
         ({"quirks": ["It is small. [1, 3]"]}, "no such source"),
@@ -125,22 +120,22 @@ def test_a_spec_is_one_that_assay_takes(known):
         ({"license": "MIT [3]"}, "no such source"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name(tmp_path, changes, told):
-    path = written(tmp_path, changes)
+def test_an_invalid_file_is_refused_with_its_name(tmp_path, changes, message):
+    path = write_entry(tmp_path, changes)
     with pytest.raises(CannotRun) as error:
         read_file(path)
-    assert str(error.value).startswith(f"{path}: ") and told in str(error.value)
+    assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
 
 
-def test_a_right_file_is_read_as_it_stands(tmp_path):
-    known = read_file(written(tmp_path, {}))
-    assert known.models == ("me/mine",) and known.max_length == 512 and known.missing == ()
-    assert known.spec_for("me/other") == "bradley-terry,model=me/other"
-    assert read_file(written(tmp_path, {"max_length": None})).max_length is None
+def test_a_valid_file_is_read(tmp_path):
+    entry = read_file(write_entry(tmp_path, {}))
+    assert entry.models == ("me/mine",) and entry.max_length == 512 and entry.missing == ()
+    assert entry.spec_for("me/other") == "bradley-terry,model=me/other"
+    assert read_file(write_entry(tmp_path, {"max_length": None})).max_length is None
 
 
 @pytest.mark.parametrize("key", GOOD)
-def test_every_key_must_be_there(tmp_path, key):
+def test_every_key_is_required(tmp_path, key):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in GOOD.items() if k != key}))
     with pytest.raises(CannotRun, match=rf"mine\.yaml: {key} missing"):
@@ -148,16 +143,16 @@ def test_every_key_must_be_there(tmp_path, key):
 
 
 @pytest.mark.parametrize("text", [b"", b"- a\n", b"a: b: c\n", b"\xff\n"])
-def test_what_is_no_mapping_is_refused_by_name(tmp_path, text):
+def test_a_file_without_a_mapping_is_refused_with_its_name(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_bytes(text)
     with pytest.raises(CannotRun, match=r"mine\.yaml: "):
         read_file(path)
 
 
-def test_a_name_is_its_files_and_a_hub_id_is_one_files_only(tmp_path):
-    written(tmp_path, {}, "first")
-    path = written(tmp_path, {"models": ["ME/Mine"]}, "second")
+def test_a_name_is_the_files_and_a_hub_id_is_in_one_file_only(tmp_path):
+    write_entry(tmp_path, {}, "first")
+    path = write_entry(tmp_path, {"models": ["ME/Mine"]}, "second")
     with pytest.raises(CannotRun, match=r"second\.yaml: ME/Mine is in first\.yaml already"):
         read_folder(tmp_path)
     path.write_text(yaml.safe_dump({**GOOD, "models": ["me/other"]}))
@@ -165,38 +160,38 @@ def test_a_name_is_its_files_and_a_hub_id_is_one_files_only(tmp_path):
         read_folder(tmp_path)
 
 
-def test_what_the_files_say_of_extraction_holds():
+def test_the_quirks_about_extraction_are_true():
     prometheus = extract_score("Feedback: It is right. [RESULT] 4", Scale(1, 5, 1), "[RESULT]")
     assert isinstance(prometheus, Failure) and prometheus.reason == "missing"
     assert extract_score("It is right.\nRating: [[5]]", Scale(1, 10, 1), "Rating:") == 5
 
 
-def test_what_the_files_say_of_transformers_holds():
+def test_the_quirk_about_transformers_is_true():
     from transformers.models.llama import modeling_llama
 
     assert not hasattr(modeling_llama, "LLAMA_INPUTS_DOCSTRING")
 
 
-def test_list_names_every_model():
-    told = assay("models", "list")
-    assert told.returncode == 0, told.stderr
-    for known in known_models():
-        assert {known.name, known.models[0]} <= set(told.stdout.split())
+def test_list_prints_every_entry():
+    result = assay("models", "list")
+    assert result.returncode == 0, result.stderr
+    for entry in catalog_entries():
+        assert {entry.name, entry.models[0]} <= set(result.stdout.split())
 
 
-def test_show_puts_the_hub_id_that_was_asked_for_into_the_spec():
-    told = assay("models", "show", "internlm/internlm2-20b-reward")
-    assert told.returncode == 0, told.stderr
-    assert "bradley-terry,model=internlm/internlm2-20b-reward,dtype=float16,remote_code=true" in told.stdout
-    assert "supported    no" in told.stdout and "92527" in told.stdout and "(unverified)" in told.stdout
-    assert "https://huggingface.co/internlm/internlm2-7b-reward/blob/main/config.json" in told.stdout
+def test_show_prints_the_spec_with_the_given_hub_id():
+    result = assay("models", "show", "internlm/internlm2-20b-reward")
+    assert result.returncode == 0, result.stderr
+    assert "bradley-terry,model=internlm/internlm2-20b-reward,dtype=float16,remote_code=true" in result.stdout
+    assert "supported    no" in result.stdout and "92527" in result.stdout and "(unverified)" in result.stdout
+    assert "https://huggingface.co/internlm/internlm2-7b-reward/blob/main/config.json" in result.stdout
     assert "skywork-reward\n" in assay("models", "show", "skywork-reward").stdout
 
 
-def test_show_of_an_unknown_model_tells_what_there_is():
-    told = assay("models", "show", "nobody/nothing")
-    assert told.returncode == 2 and told.stdout == ""
-    assert told.stderr.startswith("assay: no known model 'nobody/nothing'; there are armorm,")
+def test_show_of_an_unknown_model_lists_the_entries():
+    result = assay("models", "show", "nobody/nothing")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("assay: unknown model 'nobody/nothing'") and "armorm, auto-j" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["list", "show"])
@@ -204,8 +199,8 @@ def test_the_commands_have_help_with_an_example(command):
     assert f"Example: assay models {command}" in assay("models", command, "--help").stdout
 
 
-def test_the_wheel_carries_every_file(tmp_path):
+def test_the_wheel_has_every_file(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT]
     subprocess.run(command, check=True, capture_output=True)
     inside = zipfile.ZipFile(next(tmp_path.glob("assay-*.whl"))).namelist()
-    assert {f"judges/known/{path.name}" for path in FOLDER.glob("*.yaml")} <= set(inside)
+    assert {f"judges/catalog/{path.name}" for path in FOLDER.glob("*.yaml")} <= set(inside)

@@ -112,7 +112,7 @@ def test_preference_of_two_is_the_sigmoid_of_their_rewards_difference(tiny_decod
     assert abs(card.preference[0] - 0.5) > 1e-3
 
 
-def test_without_a_reference_the_reward_is_the_policys_own(tiny_decoder):
+def test_without_a_reference_the_reward_is_the_policys_log_likelihood(tiny_decoder):
     with scorer(tiny_decoder, "none", beta=2, engine="transformers") as implicit:
         (card,) = implicit.score([ITEMS[0]])
     for response, judgment in zip(ITEMS[0].responses, card.judgments, strict=True):
@@ -151,7 +151,7 @@ def test_control_strings_in_a_response_are_scored_as_plain_text(tiny_decoder, re
     assert card.judgments[0].score == pytest.approx(totals[0] - totals[1], abs=1e-3)
 
 
-def test_empty_and_too_long_responses_are_failures_and_the_others_are_whole(tiny_decoder, reference):
+def test_empty_and_too_long_responses_are_failures_and_the_others_are_scored(tiny_decoder, reference):
     item = Item(id="a", prompt="Hello", responses=["fine", " \n", "word " * 600])
     with scorer(tiny_decoder, reference, engine="transformers") as implicit:
         (card,) = implicit.score([item])
@@ -159,7 +159,7 @@ def test_empty_and_too_long_responses_are_failures_and_the_others_are_whole(tiny
     assert card.judgments[0].score is not None and card.preference is None
 
 
-def test_it_says_that_two_models_are_held_and_how_large_they_are(tiny_decoder, reference):
+def test_a_warning_states_the_size_of_both_models(tiny_decoder, reference):
     with pytest.warns(UserWarning, match=r"two models in two engines: .*decoder with 0\.0\d GiB of weights"):
         scorer(tiny_decoder, reference, engine="transformers").score([ITEMS[0]])
 
@@ -208,23 +208,23 @@ def test_a_pad_token_that_only_the_policy_added_is_no_difference(tiny_decoder, r
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({}, "needs model="),
         ({"model": "embedded:smollm2-135m"}, "needs reference="),
         ({"model": "embedded:smollm2-135m", "reference": "embedded:smollm2-135m"}, "every reward would be 0"),
         ({"model": "embedded:smollm2-135m", "reference": "none", "beta": 0}, "beta is above 0"),
         ({"model": "embedded:smollm2-135m", "reference": "none", "window": 0}, "window is at least 1"),
-        ({"model": "embedded:smollm2-135m", "reference": "none", "betta": 1}, "no setting betta"),
+        ({"model": "embedded:smollm2-135m", "reference": "none", "betta": 1}, "no setting 'betta'"),
         ({"model": "embedded:smollm2-135m", "reference": "./nowhere"}, "no model folder"),
     ],
 )
-def test_a_wrong_setting_cannot_run_before_any_engine_opens(settings, says):
-    with pytest.raises(CannotRun, match=says):
+def test_a_wrong_setting_cannot_run_before_any_engine_opens(settings, message):
+    with pytest.raises(CannotRun, match=message):
         load_scorer("implicit-reward", **settings)
 
 
-# -- with engines that answer from a table ---------------------------------------------------------------------
+# -- with engines that return tables ---------------------------------------------------------------------
 
 
 class Likely(FakeEngine):
@@ -246,20 +246,20 @@ class Likely(FakeEngine):
 
 @pytest.fixture
 def served(monkeypatch):
-    """implicit-reward on two engines that answer from tables, as servers would."""
-    opened = []
+    """implicit-reward on two engines that return log-likelihoods from tables."""
+    engines = []
 
     def build(policy, reference, **settings):
         tables = {"pi": policy, "ref": reference}
 
         def open_one(kind, model, engine_settings):
-            opened.append((Likely(tables[model], model), engine_settings))
-            return opened[-1][0]
+            engines.append((Likely(tables[model], model), engine_settings))
+            return engines[-1][0]
 
         monkeypatch.setattr(registry, "_build", open_one)
         return scorer("pi", "ref", engine="openai", **settings)
 
-    build.opened = opened
+    build.engines = engines
     return build
 
 
@@ -269,7 +269,7 @@ def test_a_reward_by_hand_and_what_it_cost(served):
     assert judgment.score == 3.0 and judgment.usage == Usage(20, 8, 0, 1.0)
     with served({"a": (-10.0, 4)}, {"a": (-16.0, 4)}, beta=0.5, normalise=True) as implicit:
         assert implicit.score([Item(id="1", prompt="q", responses=["a"])])[0].judgments[0].score == 0.75
-    assert [engine.closed for engine, _ in served.opened] == [1, 1, 1, 1]
+    assert [engine.closed for engine, _ in served.engines] == [1, 1, 1, 1]
 
 
 def test_a_failure_of_either_model_is_that_responses_failure(served):
@@ -287,18 +287,18 @@ def test_policy_and_reference_may_have_a_server_each(served):
     implicit = served({}, {}, base_url="http://a/v1", reference_base_url="http://b/v1", api_key="secret")
     with implicit:
         _ = implicit.engines
-    assert [settings["base_url"] for _, settings in served.opened] == ["http://a/v1", "http://b/v1"]
+    assert [settings["base_url"] for _, settings in served.engines] == ["http://a/v1", "http://b/v1"]
     assert "secret" not in str(implicit.identity())
 
 
-def test_the_store_answers_what_was_asked_before_and_keeps_the_models_apart(served, tmp_path):
+def test_stored_log_likelihoods_are_reused_for_each_model(served, tmp_path):
     item = Item(id="1", prompt="q", responses=["a"])
     for _ in range(2):
         with served({"a": (-10.0, 4)}, {"a": (-16.0, 4)}, beta=0.5) as implicit:
-            implicit.remember(tmp_path / "s.sqlite")
+            implicit.use_store(tmp_path / "s.sqlite")
             assert all(isinstance(engine, StoredEngine) for engine in implicit.engines)
             assert implicit.score([item])[0].judgments[0].score == 3.0
-    assert [engine.count for engine, _ in served.opened] == [1, 1, 0, 0]
+    assert [engine.count for engine, _ in served.engines] == [1, 1, 0, 0]
 
 
 @pytest.fixture
@@ -362,10 +362,10 @@ def test_two_servers_give_the_reward_that_transformers_gives_row_by_row(tiny_dec
         assert judgment.score == pytest.approx(0.25 * (policy - before), abs=1e-3)
 
 
-def test_an_engine_that_cannot_is_told():
+def test_an_engine_without_log_likelihoods_cannot_run():
     import asyncio
 
-    with pytest.raises(CannotRun, match="engine fake cannot"):
+    with pytest.raises(CannotRun, match="engine fake has no log-likelihoods"):
         asyncio.run(FakeEngine(lambda r: "").response_log_likelihood((), "x"))
 
 

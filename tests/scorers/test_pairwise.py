@@ -24,8 +24,8 @@ def judge(verdict, **settings):
     """A pairwise judge; `verdict` of the shown texts is the label that is written, or the whole text."""
 
     def answer(request):
-        said = verdict(*shown(request))
-        return f"They differ.\nVerdict: {said}" if said in ("A", "B", "tie") else said
+        label = verdict(*shown(request))
+        return f"They differ.\nVerdict: {label}" if label in ("A", "B", "tie") else label
 
     return use(load_scorer("pairwise", **settings), FakeEngine(answer))
 
@@ -35,14 +35,14 @@ def listwise(best, **settings):
 
     def answer(request):
         texts = shown(request)
-        said = best(*texts)
-        return f"Best: {texts.index(said) + 1}" if said in texts else said
+        label = best(*texts)
+        return f"Best: {texts.index(label) + 1}" if label in texts else label
 
     return use(load_scorer("pairwise", template="listwise", **settings), FakeEngine(answer))
 
 
 class Likely(FakeEngine):
-    """Gives labels the probabilities that `p` of the shown texts says."""
+    """Gives labels the probabilities that `p` of the shown texts message."""
 
     def __init__(self, answer, p):
         super().__init__(answer)
@@ -84,7 +84,7 @@ def test_both_orders_that_agree_have_a_winner():
     assert {j.read for j in card.judgments} == {"text"} and card.judgments[0].readings == {"text": 0}
 
 
-def test_a_judge_of_places_makes_ties_and_its_comparisons_show_it():
+def test_position_bias_gives_ties_and_both_comparisons():
     card = card_of(judge(first), "x", "y")
     assert [(c.outcome, c.swapped) for c in card.comparisons] == [("first", False), ("second", True)]
     assert [j.score for j in card.judgments] == [0.5, 0.5] and card.preference == (0.5, 0.5)
@@ -97,7 +97,7 @@ def test_a_tie_in_both_orders_is_a_tie():
     assert [j.votes for j in card.judgments] == [(0.5, 0.5)] * 2 and card.preference == (0.5, 0.5)
 
 
-def test_the_question_stands_first_and_both_responses_in_the_order_asked_for():
+def test_the_question_comes_first_then_the_responses_in_the_presented_order():
     scorer = judge(longer)
     card_of(scorer, "ONE", "TWO")
     assert sorted(map(shown, scorer.engine.requests)) == [["ONE", "TWO"], ["TWO", "ONE"]]
@@ -106,14 +106,14 @@ def test_the_question_stands_first_and_both_responses_in_the_order_asked_for():
     assert given[:border] == swapped[:border] and "Which?" in given[:border]
 
 
-def test_given_asks_once_in_the_items_order():
+def test_orders_given_presents_the_items_order_once():
     scorer = judge(first, orders="given")
     card = card_of(scorer, "x", "y")
     assert [shown(r) for r in scorer.engine.requests] == [["x", "y"]]
     assert card.comparisons == (Comparison(0, 1, "first"),) and card.preference == (1, 0)
 
 
-def test_seeded_asks_once_in_an_order_of_the_items_own_that_repeats():
+def test_orders_seeded_presents_one_order_that_is_reproducible():
     def swaps(seed):
         scorer = judge(first, orders="seeded", seed=seed)
         cards = scorer.score([Item(id=str(n), prompt="q", responses=["x", "y"]) for n in range(60)])
@@ -125,7 +125,7 @@ def test_seeded_asks_once_in_an_order_of_the_items_own_that_repeats():
     assert 15 < sum(swaps(0)) < 45  # of a fair coin, all but one in ten thousand
 
 
-def test_an_order_that_failed_leaves_the_pair_open():
+def test_a_failed_order_leaves_the_pair_undecided():
     def half(a, b):
         if a == "y":
             raise RequestFailed("timeout", "too slow")
@@ -138,7 +138,7 @@ def test_an_order_that_failed_leaves_the_pair_open():
     assert card.preference is None
 
 
-def test_one_failing_item_leaves_the_others_whole():
+def test_one_failing_item_does_not_affect_the_others():
     def answer(a, b):
         if "bad" in (a, b):
             raise RequestFailed("server", "500")
@@ -149,18 +149,18 @@ def test_one_failing_item_leaves_the_others_whole():
     assert [card.preference for card in cards] == [(0, 1), (0, 1), None, (0, 1), (0, 1)]
 
 
-def test_a_missing_verdict_is_forced_and_said_to_be():
+def test_a_missing_verdict_is_forced_and_marked():
     scorer = use(load_scorer("pairwise"), FakeEngine(lambda r: " B" if r.choice else "Hard to say."))
     card = card_of(scorer, "x", "y")
     assert {j.read for j in card.judgments} == {"forced"}
     last = scorer.engine.requests[-1]
     assert last.choice == (" A", " B", " tie") and last.prefix == "Hard to say.\nVerdict:"
-    # Told B in both orders: the place decided.
+    # B in both orders: the position decided.
     assert [c.outcome for c in card.comparisons] == ["second", "first"] and card.judgments[0].score == 0.5
     assert card.judgments[0].readings["text"].reason == "missing"
 
 
-def test_one_forced_verdict_among_read_ones_is_said():
+def test_one_forced_verdict_among_others_is_marked():
     def answer(request):
         return " A" if request.choice else "Verdict: B" if shown(request) == ["x", "y"] else "Hard to say."
 
@@ -189,14 +189,14 @@ def test_a_verdict_in_json_is_constrained_to_the_labels():
     assert json.loads(scorer.engine.requests[0].schema)["properties"]["Verdict:"] == {"enum": ["A", "B", "tie"]}
 
 
-def test_one_response_needs_another_and_asks_nothing():
+def test_one_response_needs_another_and_sends_no_request():
     scorer = judge(longer)
     card = card_of(scorer, "alone")
     assert card.judgments[0].failure.reason == "needs-two" and card.comparisons == () and card.preference is None
     assert scorer.engine.requests == []
 
 
-def test_an_empty_response_costs_no_request_and_wins_or_loses_nothing():
+def test_an_empty_response_sends_no_request_and_is_not_compared():
     scorer = judge(longer)
     card = card_of(scorer, "x", "  ")
     assert scorer.engine.requests == [] and card.preference is None
@@ -210,9 +210,9 @@ def test_an_empty_response_costs_no_request_and_wins_or_loses_nothing():
 # -- votes -------------------------------------------------------------------------------------------------
 
 
-def test_votes_are_sampled_with_seeds_of_their_own_and_settle_each_order():
-    told = iter(["A", "A", "B", "B", "B", "tie"])
-    scorer = judge(lambda a, b: next(told), votes=3)
+def test_votes_are_sampled_with_different_seeds_and_aggregated_by_order():
+    labels = iter(["A", "A", "B", "B", "B", "tie"])
+    scorer = judge(lambda a, b: next(labels), votes=3)
     card = card_of(scorer, "x", "y")
     assert [c.outcome for c in card.comparisons] == ["first", "first", "second", "first", "first", "tie"]
     assert [c.swapped for c in card.comparisons] == [False] * 3 + [True] * 3
@@ -228,9 +228,9 @@ def test_one_vote_is_greedy():
     assert {(r.temperature, r.top_p, r.seed) for r in scorer.engine.requests} == {(0.0, 1.0, None)}
 
 
-def test_a_failed_vote_is_kept_and_counts_for_nobody():
-    told = iter(["A", "no verdict", "B", "B"])
-    card = card_of(judge(lambda a, b: next(told), votes=2, force=False), "x", "y")
+def test_a_failed_vote_is_kept_and_not_counted():
+    labels = iter(["A", "no verdict", "B", "B"])
+    card = card_of(judge(lambda a, b: next(labels), votes=2, force=False), "x", "y")
     assert [reasons(j.votes) for j in card.judgments] == [[1, "missing", 1, 1], [0, "missing", 0, 0]]
     assert card.preference == (1, 0)
 
@@ -243,7 +243,7 @@ def seen(a, b):
     return {"A": 0.7, "B": 0.1, "tie": 0.2} if a == "x" else {"A": 0.45, "B": 0.35, "tie": 0.2}
 
 
-def test_the_chance_is_the_mean_over_orders_of_first_and_half_a_tie():
+def test_the_preference_is_the_mean_over_orders_of_first_and_half_a_tie():
     scorer = use(load_scorer("pairwise", read="expected"), Likely(lambda r: "Prose.", seen))
     card = card_of(scorer, "x", "y")
     # (.7 + .1) and, swapped, 1 - (.45 + .1): mean .625
@@ -253,13 +253,13 @@ def test_the_chance_is_the_mean_over_orders_of_first_and_half_a_tie():
     assert card.judgments[0].mass == pytest.approx(1)
 
 
-def test_likelier_gives_the_pair_to_the_side_with_the_better_chance():
+def test_ties_likelier_gives_the_pair_to_the_more_probable_response():
     scorer = use(load_scorer("pairwise", read="expected", ties="likelier"), Likely(lambda r: "Prose.", seen))
     card = card_of(scorer, "x", "y")
     assert [j.score for j in card.judgments] == [1, 0] and card.preference == pytest.approx((0.625, 0.375))
 
 
-def test_text_decides_where_it_is_asked_for_first_and_the_chance_is_still_the_labels():
+def test_with_text_first_the_text_decides_and_the_preference_is_from_the_labels_probabilities():
     scorer = use(load_scorer("pairwise", read="text+expected"), Likely(lambda r: "Verdict: tie", seen))
     card = card_of(scorer, "y", "x")
     assert [c.outcome for c in card.comparisons] == ["tie", "tie"] and card.judgments[0].read == "text"
@@ -268,7 +268,7 @@ def test_text_decides_where_it_is_asked_for_first_and_the_chance_is_still_the_la
 
 
 @pytest.mark.parametrize("labels", ["[A, B, tie]", "[A, B]"])
-def test_an_exact_draw_of_the_likeliest_labels_is_a_tie(tmp_path, labels):
+def test_equally_likely_labels_are_a_tie(tmp_path, labels):
     shipped = load_template("pairwise").path.read_text()
     path = tmp_path / "t.md"
     path.write_text(shipped.replace("[A, B, tie]", labels))
@@ -282,7 +282,7 @@ def test_no_mass_on_the_labels_is_a_failure():
     assert [j.failure.reason for j in card.judgments] == ["missing", "missing"] and card.preference is None
 
 
-def test_a_template_without_a_tie_asks_for_none(tmp_path):
+def test_a_template_without_a_tie_does_not_offer_one(tmp_path):
     path = tmp_path / "t.md"
     path.write_text(load_template("pairwise").path.read_text().replace("[A, B, tie]", "[first, second]"))
     text = load_template(str(path)).render(item("x", "y"), (0, 1))[0]["content"]
@@ -302,7 +302,7 @@ def test_all_pairs_of_three_give_win_rates_and_a_best():
     assert [j.votes for j in card.judgments] == [(1, 1, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1)]
 
 
-def test_only_the_comparisons_that_matter_are_made_and_their_direction_is_kept():
+def test_only_the_items_comparisons_are_made_in_their_direction():
     scorer = judge(longer, orders="given")
     card = card_of(scorer, "bb", "a", "ccc", "d", comparisons=[(2, 0), (1, 2)])
     assert [shown(r) for r in scorer.engine.requests] == [["ccc", "bb"], ["a", "ccc"]]
@@ -311,7 +311,7 @@ def test_only_the_comparisons_that_matter_are_made_and_their_direction_is_kept()
     assert card.judgments[3].failure.reason == "needs-two" and card.preference is None
 
 
-def test_a_failed_pair_is_out_of_the_win_rate_and_the_rest_stands():
+def test_a_failed_pair_is_left_out_of_the_win_rate():
     def answer(a, b):
         return "nothing to say" if {a, b} == {"bb", "a"} else longer(a, b)
 
@@ -320,7 +320,7 @@ def test_a_failed_pair_is_out_of_the_win_rate_and_the_rest_stands():
     assert card.preference == pytest.approx((0, 0, 1))  # 2 still links the others, and beat both
 
 
-def test_an_empty_one_among_many_leaves_the_best_open_and_the_others_judged():
+def test_an_empty_one_among_many_leaves_no_preference_and_the_others_judged():
     scorer = judge(longer)
     card = card_of(scorer, "bb", "", "ccc")
     assert len(scorer.engine.requests) == 2 and card.preference is None
@@ -338,7 +338,7 @@ def test_every_request_is_counted_once_in_the_usage():
     assert [j.usage.generated_tokens for j in card.judgments] == [10, 10, 10]
 
 
-def test_completions_of_a_response_are_those_that_showed_it():
+def test_completions_of_a_response_are_those_of_its_comparisons():
     card = card_of(judge(lambda a, b: f"{a} or {b}?\nVerdict: A", orders="given"), "x", "y", "z")
     assert card.judgments[1].completions == ("x or y?\nVerdict: A", "y or z?\nVerdict: A")
     assert card.judgments[1].critique == "x or y?\nVerdict: A"
@@ -358,14 +358,14 @@ def test_a_tournament_finds_the_best_of_sixteen_in_four_rounds():
     assert card.preference[best] == pytest.approx(1)
 
 
-def test_a_tournament_is_the_same_again_and_another_with_another_seed():
+def test_a_tournament_depends_on_the_seed_only():
     def pairs(seed):
         return [(c.first, c.second) for c in card_of(judge(longer, matches=3, seed=seed), *many(10)).comparisons]
 
     assert pairs(0) == pairs(0) != pairs(1)
 
 
-def test_no_tournament_where_it_saves_nothing_or_the_item_says_what_to_compare():
+def test_no_tournament_where_it_saves_nothing_or_the_item_has_comparisons():
     scorer = judge(longer, matches=3, orders="given")
     assert len(card_of(scorer, *many(4)).comparisons) == 6  # 3 rounds of 2 are all 6
     assert len(card_of(scorer, *many(5)).comparisons) == 6  # of 10
@@ -373,7 +373,7 @@ def test_no_tournament_where_it_saves_nothing_or_the_item_says_what_to_compare()
     assert len(card_of(scorer, *many(9), comparisons=three).comparisons) == 3
 
 
-def test_a_failed_match_does_not_end_a_tournament_nor_an_empty_player_enter_it():
+def test_a_failed_match_does_not_end_a_tournament_and_an_empty_response_is_not_a_player():
     def answer(a, b):
         return "nothing to say" if "w" in (a, b) else longer(a, b)
 
@@ -391,7 +391,7 @@ def longest(*texts):
     return max(texts, key=len)
 
 
-def test_a_list_is_shown_in_both_orders_and_agreement_is_certain():
+def test_a_list_is_presented_in_both_orders():
     scorer = listwise(longest)
     card = card_of(scorer, "bb", "a", "ccc")
     assert [shown(r) for r in scorer.engine.requests] == [["bb", "a", "ccc"], ["ccc", "a", "bb"]]
@@ -399,7 +399,7 @@ def test_a_list_is_shown_in_both_orders_and_agreement_is_certain():
     assert [j.votes for j in card.judgments] == [(0, 0), (0, 0), (1, 1)]
 
 
-def test_the_winner_of_a_list_beats_each_other_and_nothing_is_said_of_those():
+def test_the_comparisons_of_a_list_are_those_with_the_winner():
     card = card_of(listwise(longest), "bb", "a", "ccc")
     assert card.comparisons == (
         Comparison(0, 2, "second"),
@@ -409,17 +409,17 @@ def test_the_winner_of_a_list_beats_each_other_and_nothing_is_said_of_those():
     )
 
 
-def test_a_list_judge_of_places_shares_the_best():
+def test_position_bias_in_a_list_shares_the_preference():
     card = card_of(listwise(lambda *texts: texts[0]), "x", "y", "z")
     assert [j.score for j in card.judgments] == [0.5, 0, 0.5] and card.preference == (0.5, 0, 0.5)
 
 
-def test_one_order_of_a_list_that_failed_leaves_all_open():
+def test_a_failed_order_of_a_list_leaves_all_without_a_score():
     card = card_of(listwise(lambda *texts: "Best: 9" if texts[0] == "x" else texts[0], force=False), "x", "y", "z")
     assert [j.failure.reason for j in card.judgments] == ["malformed"] * 3 and card.preference is None
     # The verdict of the other order stands: z, shown first, beats x and y.
-    told = [(c.first, c.second, c.swapped) for c in card.comparisons if c.outcome == "second"]
-    assert told == [(0, 2, True), (1, 2, True)] and len(card.comparisons) == 5
+    labels = [(c.first, c.second, c.swapped) for c in card.comparisons if c.outcome == "second"]
+    assert labels == [(0, 2, True), (1, 2, True)] and len(card.comparisons) == 5
 
 
 def test_numbers_probabilities_are_the_scores_of_a_list():
@@ -432,7 +432,7 @@ def test_numbers_probabilities_are_the_scores_of_a_list():
     assert card.preference == pytest.approx((0.5, 0.3, 0.2)) and card.judgments[0].votes == (1, 1)
 
 
-def test_each_way_of_reading_a_list_is_kept_beside_the_score():
+def test_each_reading_of_a_list_is_kept():
     def p(*texts):
         return {str(n): {"x": 0.5, "y": 0.3, "z": 0.2}[text] for n, text in enumerate(texts, start=1)}
 
@@ -442,7 +442,7 @@ def test_each_way_of_reading_a_list_is_kept_beside_the_score():
     assert card.judgments[0].readings == {"text": 0, "expected": pytest.approx(0.5)}
 
 
-def test_a_request_that_failed_after_the_probabilities_leaves_none_of_them():
+def test_a_request_that_fails_after_the_probabilities_is_a_failure():
     def late(request):
         if request.choice:
             raise RequestFailed("timeout", "too slow")
@@ -454,7 +454,7 @@ def test_a_request_that_failed_after_the_probabilities_leaves_none_of_them():
     assert [j.failure.reason for j in card.judgments] == ["timeout", "timeout"] and card.preference is None
 
 
-def test_an_exact_draw_in_a_list_ties_those_that_drew_and_only_those():
+def test_equally_likely_responses_of_a_list_are_tied():
     def p(*texts):
         return {str(n): {"x": 0.4, "y": 0.4, "z": 0.2}[text] for n, text in enumerate(texts, start=1)}
 
@@ -465,7 +465,7 @@ def test_an_exact_draw_in_a_list_ties_those_that_drew_and_only_those():
     assert [j.votes for j in card.judgments] == [(0.5,), (0.5,), (0,)]
 
 
-def test_an_empty_response_is_left_out_of_a_list_and_said():
+def test_an_empty_response_is_left_out_of_a_list_and_reported():
     scorer = listwise(longest, orders="given")
     card = card_of(scorer, "bb", " ", "ccc")
     assert [shown(r) for r in scorer.engine.requests] == [["bb", "ccc"]]
@@ -473,7 +473,7 @@ def test_an_empty_response_is_left_out_of_a_list_and_said():
     assert reasons(c.outcome for c in card.comparisons) == ["empty", "second", "empty"] and card.preference is None
 
 
-def test_a_list_with_one_response_that_is_not_empty_asks_nothing():
+def test_a_list_with_one_nonempty_response_sends_no_request():
     scorer = listwise(longest)
     card = card_of(scorer, "x", "", "")
     assert [j.failure.reason for j in card.judgments] == ["empty"] * 3 and scorer.engine.requests == []
@@ -498,23 +498,23 @@ def test_the_usage_of_a_list_is_counted_once():
 
 
 @pytest.mark.parametrize(
-    "wrong, says",
+    "wrong, message",
     [
         ({"orders": "random"}, "orders is both, given, seeded"),
         ({"ties": "broken"}, "ties is keep or likelier"),
         ({"votes": 0}, "from 1 up"),
         ({"votes": 2.5}, "from 1 up"),
-        ({"votes": 3, "temperature": 0}, "give a temperature"),
+        ({"votes": 3, "temperature": 0}, "set a temperature above 0"),
         ({"matches": 1}, "from 2 up"),
         ({"matches": 2.5}, "from 2 up"),
         ({"template": "listwise", "matches": 3}, "is listwise"),
         ({"template": "listwise", "ties": "likelier"}, "is listwise"),
         ({"template": "self-rewarding"}, "needs pairwise or listwise"),
-        ({"order": "both"}, "no setting order"),
+        ({"order": "both"}, "no setting 'order'"),
     ],
 )
-def test_a_wrong_setting_says_what_to_do(wrong, says):
-    with pytest.raises(CannotRun, match=says):
+def test_a_wrong_setting_cannot_run(wrong, message):
+    with pytest.raises(CannotRun, match=message):
         load_scorer("pairwise", **wrong)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judges.scorers.tournament import Settled, Swiss, best_of, settle
+from judges.scorers.tournament import PairOutcome, SwissTournament, aggregate_comparisons, rank_centrality
 from judges.types import Comparison, Failure
 
 LATE = Failure("timeout", "too slow")
@@ -13,9 +13,9 @@ LATE = Failure("timeout", "too slow")
 
 def play(players, rounds, outcome, seed=0):
     """The pairs of each round of a tournament."""
-    swiss, played = Swiss(players, seed), []
+    swiss, played = SwissTournament(players, seed), []
     for _ in range(rounds):
-        played.append(swiss.round())
+        played.append(swiss.next_round())
         for pair in played[-1]:
             swiss.record(pair, outcome(pair))
     return played
@@ -30,10 +30,10 @@ outcomes = st.sampled_from(["first", "second", "tie", LATE])
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.integers(2, 13), st.integers(0, 5))
-def test_no_two_meet_twice_and_everyone_meets_an_opponent_a_round_but_one_who_sits_out(data, k, seed):
+def test_no_pair_plays_twice_and_everyone_plays_each_round_but_one_with_a_bye(data, k, seed):
     rounds = data.draw(st.integers(1, (k + 1) // 2))
     played = play(range(k), rounds, lambda pair: data.draw(outcomes), seed)
-    pairs = [pair for one in played for pair in one]
+    pairs = [pair for round_ in played for pair in round_]
     assert len(pairs) == len(set(pairs)) == rounds * (k // 2)
     assert all(i < j for i, j in pairs)
     met = [sum(i in pair for pair in pairs) for i in range(k)]
@@ -42,21 +42,21 @@ def test_no_two_meet_twice_and_everyone_meets_an_opponent_a_round_but_one_who_si
 
 @settings(max_examples=50, deadline=None)
 @given(st.data(), st.integers(2, 9))
-def test_however_many_rounds_no_pair_comes_twice_and_in_the_end_there_is_none_left(data, k):
-    swiss, pairs = Swiss(range(k), 0), []
+def test_all_pairs_are_played_once_in_enough_rounds(data, k):
+    swiss, pairs = SwissTournament(range(k), 0), []
     for _ in range(k * k):
-        made = swiss.round()
-        assert len({i for pair in made for i in pair}) == 2 * len(made)
-        for pair in made:
+        round_ = swiss.next_round()
+        assert len({i for pair in round_ for i in pair}) == 2 * len(round_)
+        for pair in round_:
             swiss.record(pair, data.draw(outcomes))
-        pairs += made
-    assert len(pairs) == len(set(pairs)) and swiss.round() == []
+        pairs += round_
+    assert len(pairs) == len(set(pairs)) and swiss.next_round() == []
     assert len(pairs) == k * (k - 1) // 2
 
 
 def alone_at_the_top(played, strength):
     """Whether the strongest, and nobody else, has won all of its matches and had one."""
-    pairs = [pair for one in played for pair in one]
+    pairs = [pair for round_ in played for pair in round_]
     lost = {min(pair, key=strength.__getitem__) for pair in pairs}
     best = max(range(len(strength)), key=strength.__getitem__)
     return {i for i in range(len(strength)) if i not in lost} == {best} and any(best in pair for pair in pairs)
@@ -77,14 +77,14 @@ def test_the_best_alone_wins_in_log2_rounds_among_many(data, k):
     assert alone_at_the_top(played, strength)
 
 
-def test_winners_meet_winners_and_losers_losers():
+def test_winners_play_winners_and_losers_losers():
     first, second = play(range(8), 2, lambda pair: "first")
     winners = {i for i, _ in first}
     assert all((i in winners) == (j in winners) for i, j in second)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_tie_stands_between_a_win_and_a_loss(seed):
+def test_a_tie_ranks_between_a_win_and_a_loss(seed):
     tied = []
 
     def two_ties(pair):
@@ -103,65 +103,65 @@ def test_the_same_seed_makes_the_same_pairs_and_another_makes_others():
 
 def test_players_keep_their_own_numbers():
     played = play([3, 5, 9], 3, lambda pair: "tie")
-    assert sorted(pair for one in played for pair in one) == [(3, 5), (3, 9), (5, 9)]
+    assert sorted(pair for round_ in played for pair in round_) == [(3, 5), (3, 9), (5, 9)]
 
 
-def test_nobody_to_pair_is_no_pair():
-    assert Swiss([], 0).round() == [] and Swiss([4], 0).round() == []
+def test_fewer_than_two_players_have_no_pair():
+    assert SwissTournament([], 0).next_round() == [] and SwissTournament([4], 0).next_round() == []
 
 
-def made(outcome, chance=None, swapped=False):
-    worth = {"first": 1.0, "second": 0.0, "tie": 0.5}
-    told = outcome if isinstance(outcome, Failure) else worth[outcome] if chance is None else chance
-    return Comparison(0, 1, outcome, swapped), told
+def comparison(outcome, probability=None, swapped=False):
+    points = {"first": 1.0, "second": 0.0, "tie": 0.5}
+    value = outcome if isinstance(outcome, Failure) else points[outcome] if probability is None else probability
+    return Comparison(0, 1, outcome, swapped), value
 
 
 @pytest.mark.parametrize(
-    "given_order, swapped, outcome, chance",
+    "given_order, swapped, outcome, probability",
     [
         (["first"], ["first"], "first", 1),
         (["second"], ["second"], "second", 0),
-        (["first"], ["second"], "tie", 0.5),  # the place decided
+        (["first"], ["second"], "tie", 0.5),  # the position decided
         (["first"], ["tie"], "tie", 0.75),
         (["tie"], ["tie"], "tie", 0.5),
-        (["first"], [], "first", 1),  # one order was asked for
+        (["first"], [], "first", 1),  # one order only
         (["first", "first", "second"], ["first", "tie", "tie"], "first", (2 / 3 + 2 / 3) / 2),
         (["first", "second"], ["first", "first"], "tie", 0.75),
         (["first", LATE, LATE], ["first", LATE, "second", "first"], "first", (1 + 2 / 3) / 2),
     ],
 )
-def test_two_orders_settle_a_pair_by_hand(given_order, swapped, outcome, chance):
-    verdicts = [made(o) for o in given_order] + [made(o, swapped=True) for o in swapped]
-    settled = settle(verdicts)
-    assert settled.outcome == outcome and settled.chance == pytest.approx(chance)
+def test_two_orders_settle_a_pair_by_hand(given_order, swapped, outcome, probability):
+    comparisons = [comparison(o) for o in given_order] + [comparison(o, swapped=True) for o in swapped]
+    aggregate = aggregate_comparisons(comparisons)
+    assert aggregate.outcome == outcome and aggregate.probability == pytest.approx(probability)
 
 
-def test_an_order_that_failed_leaves_the_pair_open_and_says_why():
-    assert settle([made("first"), made(LATE, swapped=True)]) == LATE
-    assert settle([made(LATE), made("first", swapped=True)], "likelier") == LATE
+def test_a_failed_order_leaves_the_pair_undecided_with_its_failure():
+    assert aggregate_comparisons([comparison("first"), comparison(LATE, swapped=True)]) == LATE
+    assert aggregate_comparisons([comparison(LATE), comparison("first", swapped=True)], "likelier") == LATE
 
 
-def test_likelier_breaks_a_tie_by_the_mean_chance_and_touches_nothing_else():
+def test_ties_likelier_breaks_ties_by_the_mean_probability_only():
     def of(a, b):
-        return settle([made(*a), made(*b, swapped=True)], "likelier").outcome
+        return aggregate_comparisons([comparison(*a), comparison(*b, swapped=True)], "likelier").outcome
 
     assert of(("first", 0.9), ("second", 0.3)) == "first"
     assert of(("first", 0.6), ("second", 0.2)) == "second"
     assert of(("first", 0.6), ("second", 0.4)) == "tie"
     assert (0.6 + 0.3 + 0.1) / 2 < 0.5 and of(("first", 0.6 + 0.3), ("second", 0.1)) == "tie"  # by rounding alone
     assert of(("tie", 0.45), ("tie", 0.45)) == "second"
-    # Both said first, though with "tie" nearly as likely the chances come to less than a half.
+    # Both orders have "first", though with a likely "tie" the mean probability is below one half.
     assert of(("first", 0.48), ("first", 0.48)) == "first"
 
 
-def test_a_pair_without_verdicts_is_an_error():
-    with pytest.raises(ValueError, match="without verdicts"):
-        settle([])
+def test_no_comparisons_are_an_error():
+    with pytest.raises(ValueError, match="without comparisons"):
+        aggregate_comparisons([])
 
 
 @given(st.floats(0, 1))
-def test_of_two_the_best_is_the_chance_itself(chance):
-    assert best_of(2, {(0, 1): chance}) == pytest.approx((chance, 1 - chance), abs=1e-9)
+def test_for_two_responses_it_is_the_probability_itself(chance):
+    assert rank_centrality(2, {(0, 1): chance}) == pytest.approx((chance, 1 - chance), abs=1e-9)
 
 
 @settings(max_examples=50, deadline=None)
@@ -171,34 +171,34 @@ def test_chances_of_a_bradley_terry_model_give_its_strengths_whichever_pairs_wer
     extra = data.draw(st.sets(st.sampled_from(list(combinations(range(k), 2)))))
     pairs = {(i, i + 1) for i in range(k - 1)} | extra  # a chain links all
     chances = {(i, j): strength[i] / (strength[i] + strength[j]) for i, j in pairs}
-    assert best_of(k, chances) == pytest.approx([s / sum(strength) for s in strength], abs=1e-6)
+    assert rank_centrality(k, chances) == pytest.approx([s / sum(strength) for s in strength], abs=1e-6)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.data(), st.integers(2, 7))
-def test_one_that_beats_all_others_is_the_best_for_certain(data, k):
+def test_a_response_that_beats_all_others_has_probability_one(data, k):
     winner = data.draw(st.integers(0, k - 1))
     chances = {(i, j): data.draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])) for i, j in combinations(range(k), 2)}
     chances |= {(i, j): float(i == winner) for i, j in chances if winner in (i, j)}
-    best = best_of(k, chances)
+    best = rank_centrality(k, chances)
     assert best[winner] == pytest.approx(1) and sum(best) == pytest.approx(1)
 
 
-def test_a_circle_and_nothing_but_ties_share_the_best():
+def test_a_circle_and_ties_only_share_equally():
     third = pytest.approx((1 / 3, 1 / 3, 1 / 3))
-    assert best_of(3, {(0, 1): 1, (1, 2): 1, (0, 2): 0}) == third
-    assert best_of(3, {(0, 1): 0.5, (1, 2): 0.5, (0, 2): 0.5}) == third
+    assert rank_centrality(3, {(0, 1): 1, (1, 2): 1, (0, 2): 0}) == third
+    assert rank_centrality(3, {(0, 1): 0.5, (1, 2): 0.5, (0, 2): 0.5}) == third
 
 
-def test_two_that_nobody_beat_share_by_those_that_lead_to_them():
+def test_two_unbeaten_responses_share_the_preference():
     # 2 lost to 0 and to 1, which did not meet: from 2 the walk ends at either alike.
-    assert best_of(3, {(0, 2): 1.0, (1, 2): 1.0}) == pytest.approx((0.5, 0.5, 0))
+    assert rank_centrality(3, {(0, 2): 1.0, (1, 2): 1.0}) == pytest.approx((0.5, 0.5, 0))
 
 
-def test_responses_that_no_comparison_links_have_no_best():
-    assert best_of(4, {(0, 1): 1.0, (2, 3): 1.0}) is None
-    assert best_of(3, {(0, 1): 1.0}) is None and best_of(2, {}) is None
+def test_responses_that_are_not_connected_have_no_preference():
+    assert rank_centrality(4, {(0, 1): 1.0, (2, 3): 1.0}) is None
+    assert rank_centrality(3, {(0, 1): 1.0}) is None and rank_centrality(2, {}) is None
 
 
 def test_settled_is_what_settle_gives():
-    assert settle([made("first", 0.8)]) == Settled("first", 0.8)
+    assert aggregate_comparisons([comparison("first", 0.8)]) == PairOutcome("first", 0.8)

@@ -1,4 +1,4 @@
-"""One generated text to one verdict. The rows are in verdict_cases.py; what must hold for all texts is here."""
+"""Reading verdicts: the table in verdict_cases.py, and properties that hold for all texts."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def outcome(found):
     return found.reason if isinstance(found, Failure) else found.value
 
 
-def test_the_table_is_as_large_and_as_mixed_as_was_asked():
+def test_the_table_is_large_and_covers_every_failure():
     rows = [*SCORES, *JSON_SCORES, *VERDICTS, *JSON_VERDICTS]
     assert len({(row[0], row[2]) for row in rows}) >= 400
     assert sum(any("一" <= c <= "鿿" for c in row[0]) for row in rows) >= 50
@@ -41,36 +41,36 @@ def test_the_table_is_as_large_and_as_mixed_as_was_asked():
 
 
 @pytest.mark.parametrize("text, scale, announcement, right", SCORES)
-def test_a_text_has_one_right_score(text, scale, announcement, right):
+def test_scores_of_the_table(text, scale, announcement, right):
     found = read_score(text, scale, announcement)
     assert outcome(found) == right, found
 
 
 @pytest.mark.parametrize("text, scale, key, right", JSON_SCORES)
-def test_a_json_object_has_one_right_score(text, scale, key, right):
+def test_json_scores_of_the_table(text, scale, key, right):
     found = read_json_score(text, scale, key)
     assert outcome(found) == right, found
 
 
 @pytest.mark.parametrize("text, labels, announcement, right", VERDICTS)
-def test_a_text_has_one_right_label(text, labels, announcement, right):
+def test_labels_of_the_table(text, labels, announcement, right):
     found = read_label(text, labels, announcement)
     assert outcome(found) == right, found
 
 
 @pytest.mark.parametrize("text, labels, key, right", JSON_VERDICTS)
-def test_a_json_object_has_one_right_label(text, labels, key, right):
+def test_json_labels_of_the_table(text, labels, key, right):
     found = read_json_label(text, labels, key)
     assert outcome(found) == right, found
 
 
-def test_the_template_says_what_announces_a_verdict():
+def test_a_given_announcement_replaces_the_usual_ones():
     assert extract_score("Score: 2\nGrade: 4", FIVE, "Grade:") == 4
     assert extract_score("Score: 2", FIVE, "Grade:").reason == "missing"
 
 
 @pytest.mark.parametrize(
-    "text, written",
+    "text, excerpt",
     [
         ("Fine work.\n总分：Score: ４ of 5", "４"),
         ("<think>Score: 2</think>Score: four", "four"),
@@ -81,13 +81,13 @@ def test_the_template_says_what_announces_a_verdict():
         (" 4\n", "4"),
     ],
 )
-def test_the_span_is_where_the_number_stands(text, written):
+def test_the_span_of_a_score_is_its_number(text, excerpt):
     scale = next(s for s in (FIVE, TEN, *(row[1] for row in SCORES)) if isinstance(read_score(text, s), Reading))
-    assert text[slice(*read_score(text, scale).span)] == written
+    assert text[slice(*read_score(text, scale).span)] == excerpt
 
 
 @pytest.mark.parametrize(
-    "text, start, written",
+    "text, start, excerpt",
     [
         ('{"score": 7}', 10, "7"),
         ('{"score": 7, "score": 7.0}', 22, "7.0"),
@@ -99,9 +99,9 @@ def test_the_span_is_where_the_number_stands(text, written):
         ('{"评分": 3, "\\u0073core": 7}', 24, "7"),
     ],
 )
-def test_the_span_of_a_json_verdict_is_its_own_value(text, start, written):
+def test_the_span_of_a_json_verdict_is_its_own_value(text, start, excerpt):
     found = read_json_score(text, TEN, "score")
-    assert found == Reading(7, (start, start + len(written))) and text[slice(*found.span)] == written
+    assert found == Reading(7, (start, start + len(excerpt))) and text[slice(*found.span)] == excerpt
 
 
 def test_the_span_of_a_label_is_the_label_as_written():
@@ -112,7 +112,7 @@ def test_the_span_of_a_label_is_the_label_as_written():
 
 
 @pytest.mark.parametrize(
-    "text, thought, said",
+    "text, thinking, answer",
     [
         ("plain", "", "plain"),
         ("<think>a</think>b<think>c</think>d", "<think>a</think><think>c</think>", "bd"),
@@ -122,8 +122,8 @@ def test_the_span_of_a_label_is_the_label_as_written():
         ("<Thinking>a</THINKING>b", "<Thinking>a</THINKING>", "b"),
     ],
 )
-def test_thinking_is_kept_apart(text, thought, said):
-    assert split_thinking(text) == (thought, said)
+def test_thinking_is_separated_from_the_answer(text, thinking, answer):
+    assert split_thinking(text) == (thinking, answer)
 
 
 # Pieces of which sloppy and hostile outputs are made: plain random text hardly ever meets a rule.
@@ -156,15 +156,15 @@ def test_the_last_announcement_decides_whatever_stands_before(before, score):
 
 @given(PIECES)
 def test_a_malformed_last_announcement_is_never_replaced_by_an_earlier_one(before):
-    said = before.replace("<think>", "")
-    assert read_score(f"{said}\nScore: unclear", FIVE, "Score:").reason == "malformed"
-    assert read_label(f"{said}\nVerdict: unclear", LABELS, "Verdict:").reason == "malformed"
+    answer = before.replace("<think>", "")
+    assert read_score(f"{answer}\nScore: unclear", FIVE, "Score:").reason == "malformed"
+    assert read_label(f"{answer}\nVerdict: unclear", LABELS, "Verdict:").reason == "malformed"
 
 
 @given(PIECES, st.sampled_from(LABELS))
-def test_thinking_never_changes_what_is_said(thought, label):
-    thought = thought.replace("<think>", "").replace("</think>", "")
-    for text in (f"<think>{thought}</think>Verdict: {label}", f"{thought}</think>Verdict: {label}"):
+def test_thinking_never_changes_what_is_said(thinking, label):
+    thinking = thinking.replace("<think>", "").replace("</think>", "")
+    for text in (f"<think>{thinking}</think>Verdict: {label}", f"{thinking}</think>Verdict: {label}"):
         assert read_label(text, LABELS, "Verdict:").value == label
 
 
@@ -184,8 +184,8 @@ def test_a_hostile_rationale_in_an_object_is_data(hostile, score):
 
 @given(PIECES, PIECES)
 def test_what_was_thought_and_what_was_said_are_the_whole_text(a, b):
-    thought, said = split_thinking(a + b)
-    assert len(thought) + len(said) == len(a + b) and "</think>" not in said
+    thinking, answer = split_thinking(a + b)
+    assert len(thinking) + len(answer) == len(a + b) and "</think>" not in answer
 
 
 @given(st.sampled_from(NUMBERS))
@@ -208,55 +208,12 @@ for piece in pieces:
 print(len(pieces))
 """
 REPEATED = [
-    *[
-        "a",
-        " ",
-        "\n",
-        "1",
-        "1.",
-        "1 ",
-        "1/",
-        "1/1 ",
-        "8/10\n",
-        '"8/10"\n',
-        "I rate 8/10. ",
-        "one ",
-        "一",
-        "十",
-        "打 ",
-        "打9分",
-    ],
-    *[
-        "Score",
-        "Score ",
-        "Score*",
-        "Score(",
-        "Score (1",
-        "Score:",
-        "Score: 1",
-        'Score: "',
-        '"Score: 4" ',
-        "> Score: 4 ",
-    ],
-    *[
-        "*",
-        "[",
-        "(",
-        "`",
-        "\\",
-        '"',
-        "/",
-        "\u200b",
-        "１",
-        "½",
-        "\\boxed{",
-        "out of ",
-        "I cannot ",
-        "sorry ",
-        "抱歉，我",
-    ],
-    *["<think>", "</think>", "<think", "x</think>", "<think></think>", "A ", "A,", "Verdict: A "],
-    *["{", "{ ", "{}", '{"', "{'", '[{"', '{"a":', '{"a":1}', '{"a":[', '{"score":', '{"score":7}', '{"a":1</think>'],
+    *(" ", "\n", "1 ", "1/1 ", "8/10\n", '"8/10"\n', "I rate 8/10. ", "one ", "打 ", "\u200b", "\\", "抱歉，我"),
+    *("a", "1", "1.", "1/", "一", "十", "打9分", "*", "[", "(", "`", '"', "/", "１", "½", "\\boxed{"),
+    *("Score", "Score ", "Score*", "Score(", "Score (1", "Score:", "Score: 1", 'Score: "', '"Score: 4" '),
+    *("> Score: 4 ", "out of ", "I cannot ", "sorry ", "A ", "A,", "Verdict: A "),
+    *("<think>", "</think>", "<think", "x</think>", "<think></think>", '{"a":1</think>'),
+    *("{", "{ ", "{}", '{"', "{'", '[{"', '{"a":', '{"a":1}', '{"a":[', '{"score":', '{"score":7}'),
 ]
 
 
