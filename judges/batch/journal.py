@@ -1,4 +1,4 @@
-"""The rows of a run as they finish: whole lines on disk, read back by the next sitting."""
+"""The journal of a run: finished rows as lines on disk, from which the next run of the same command resumes."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from judges.data.json_lines import from_line, to_line
+from judges.data.output_row import written_failure_reason
 from judges.data.row_set import RowSet
-from judges.data.writers import reason_told
 from judges.errors import CannotRun
 
-FLUSH_SECONDS = 0.05  # a row waits no longer to be on disk; rows may come by the ten thousand a second
+FLUSH_SECONDS = 0.05  # longest time until a finished row is written; there may be ten thousand rows per second
 FLUSH_BYTES = 1 << 15
-SYNC_SECONDS = 2.0  # a power cut costs the rows of that long, whose completions the store has
+SYNC_SECONDS = 2.0  # a power failure loses at most the rows of this time, whose completions are in the store
 
 
 class Journal:
-    """A file of judged rows, each one write of one line, so a kill leaves at most one unfinished last line.
+    """An append-only file of scored rows, one line each. A killed process leaves at most one incomplete last line.
 
-    A line that the disk took only a part of is taken back.
-
-    Opening it reads what is there: `done` has the numbers of its rows, `failures` counts those that failed; an
-    unfinished end is cut off. `retry` takes the failed rows out first. Raises CannotRun for a file of something else.
+    Opening the journal reads existing rows: `done` has their numbers, and `failures` counts the failed rows by reason.
+    An incomplete last line is cut off. With `retry`, failed rows are removed from the file. `added` counts the rows
+    that this process has written. Raises CannotRun for a file that is not a journal.
     """
 
     def __init__(self, path: Path, keep_nan: bool = False, retry: bool = False) -> None:
         self.path, self._keep_nan = path, keep_nan
         self.done = RowSet()
         self.failures: Counter[str] = Counter()
-        self.added = 0  # rows of this sitting
+        self.added = 0
         self._lock = threading.Lock()
-        self._waiting: list[bytes] = []
-        self._bytes = 0
+        self._buffer: list[bytes] = []
+        self._buffered = 0
         self._failed: Exception | None = None
         self._closed = threading.Event()
         self._flusher: threading.Thread | None = None
@@ -47,83 +46,83 @@ class Journal:
         self._synced = time.monotonic()
 
     def _read(self, retry: bool) -> None:
-        whole = 0
+        complete_bytes = 0
         part = self.path.with_name(f".{self.path.name}.part")
-        kept = open(part, "wb") if retry else None
+        rewritten = open(part, "wb") if retry else None
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n") or b"\0" in line:  # a power cut leaves zeros
+                if not line.endswith(b"\n") or b"\0" in line:  # a power failure leaves zeros
                     break
                 try:
                     columns = from_line(line)
-                    row, reason = columns["row"], reason_told(columns)
+                    row, reason = columns["row"], written_failure_reason(columns)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise CannotRun(
                         f"{self.path}, line {number}: not a row of a scored file; give another -o"
                     ) from error
-                whole += len(line)
+                complete_bytes += len(line)
                 if retry and reason is not None:
                     continue
-                if kept is not None:
-                    kept.write(line)
+                if rewritten is not None:
+                    rewritten.write(line)
                 self.done.add(row)
                 if reason is not None:
                     self.failures[reason] += 1
-        if kept is not None:
-            kept.flush()
-            os.fsync(kept.fileno())
-            kept.close()
+        if rewritten is not None:
+            rewritten.flush()
+            os.fsync(rewritten.fileno())
+            rewritten.close()
             part.replace(self.path)
-        elif whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
+        elif complete_bytes < self.path.stat().st_size:
+            os.truncate(self.path, complete_bytes)
 
     @classmethod
-    def numbers(cls, path: Path) -> RowSet:
-        """The numbers of the rows in a file of them."""
+    def read_numbers(cls, path: Path) -> RowSet:
+        """The row numbers in a journal file."""
         journal = cls(path)
         journal.close()
         return journal.done
 
     def write(self, columns: Mapping[str, Any]) -> None:
-        """Append a row. Raises OSError, and CannotRun where the disk took only a part of what there was."""
+        """Append a row. Raises OSError, and CannotRun where the disk is full; complete lines stay in the file."""
         data = to_line(columns, self._keep_nan)
         with self._lock:
             if self._failed is not None:
                 raise self._failed
-            self._waiting.append(data)
-            self._bytes += len(data)
+            self._buffer.append(data)
+            self._buffered += len(data)
             self.done.add(columns["row"])
             self.added += 1
-            if self._bytes >= FLUSH_BYTES:
+            if self._buffered >= FLUSH_BYTES:
                 self._flush()
             if self._flusher is None:
-                self._flusher = threading.Thread(target=self._flush_now_and_then, name="assay-journal", daemon=True)
+                self._flusher = threading.Thread(target=self._flush_periodically, name="assay-journal", daemon=True)
                 self._flusher.start()
 
     def _flush(self) -> None:
-        """Write what waits, as whole lines; the lock is held."""
-        if self._waiting:
-            data = b"".join(self._waiting)
-            self._waiting.clear()
-            self._bytes = 0
-            if (taken := self._out.write(data)) != len(data):
-                self._out.truncate(self._out.tell() - taken + data.rfind(b"\n", 0, taken) + 1)
-                raise CannotRun(f"{self.path}: no room for a row; what is written is safe, make room and run again")
+        """Write the buffered lines. The caller holds the lock."""
+        if self._buffer:
+            data = b"".join(self._buffer)
+            self._buffer.clear()
+            self._buffered = 0
+            if (written := self._out.write(data)) != len(data):
+                self._out.truncate(self._out.tell() - written + data.rfind(b"\n", 0, written) + 1)
+                raise CannotRun(f"{self.path}: the disk is full; written rows are safe; free some space and run again")
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self._synced = time.monotonic()
             os.fsync(self._out.fileno())
 
-    def _flush_now_and_then(self) -> None:
+    def _flush_periodically(self) -> None:
         while not self._closed.wait(FLUSH_SECONDS):
             with self._lock:
                 try:
                     self._flush()
-                except (OSError, CannotRun) as error:  # whoever writes next must hear of it
+                except (OSError, CannotRun) as error:  # raised by the next call of `write` or `sync`
                     self._failed = error
                     return
 
     def lines(self, ordered: bool = False) -> Iterator[bytes]:
-        """Its rows as lines: as they finished, or by their numbers."""
+        """The rows as lines of JSON, in the order in which they finished or by their numbers."""
         if ordered:
             yield from self._by_number()
             return
@@ -131,25 +130,25 @@ class Journal:
             yield from lines
 
     def _by_number(self) -> Iterator[bytes]:
-        # Where each row's line begins is kept on disk, eight bytes a row.
-        places = self.path.with_name(f".{self.path.name}.places")
+        # The offset of each row's line goes to a temporary file of eight bytes per row.
+        offsets = self.path.with_name(f".{self.path.name}.places")
         try:
-            with open(places, "w+b") as index, open(self.path, "rb") as lines:
-                begin, last = 0, 0
+            with open(offsets, "w+b") as index, open(self.path, "rb") as lines:
+                start, last = 0, 0
                 for line in lines:
                     number = from_line(line)["row"]
-                    os.pwrite(index.fileno(), (begin + 1).to_bytes(8), 8 * number)
-                    begin, last = begin + len(line), max(last, number)
+                    os.pwrite(index.fileno(), (start + 1).to_bytes(8), 8 * number)
+                    start, last = start + len(line), max(last, number)
                 index.seek(8)
                 for _ in range(last):
-                    if place := int.from_bytes(index.read(8)):
-                        lines.seek(place - 1)
+                    if offset := int.from_bytes(index.read(8)):
+                        lines.seek(offset - 1)
                         yield lines.readline()
         finally:
-            places.unlink(missing_ok=True)
+            offsets.unlink(missing_ok=True)
 
     def sync(self) -> None:
-        """Have all of it on disk. Raises as `write`."""
+        """Write all rows through to the disk. Raises the errors of `write`."""
         with self._lock:
             if self._failed is not None:
                 raise self._failed
@@ -157,7 +156,7 @@ class Journal:
             os.fsync(self._out.fileno())
 
     def close(self) -> None:
-        """Write what waits, and close. Safe to call twice."""
+        """Write the buffered rows and close the file. A second call does nothing."""
         self._closed.set()
         with self._lock:
             if self._out.closed:
@@ -169,8 +168,8 @@ class Journal:
                 self._out.close()
 
 
-class Printing(Journal):
-    """Rows as lines on standard output, kept nowhere."""
+class StandardOutputJournal(Journal):
+    """Writes rows as lines to standard output and stores nothing."""
 
     def __init__(self) -> None:
         self.path, self.done, self.failures, self.added = Path("-"), RowSet(), Counter(), 0
@@ -179,7 +178,7 @@ class Printing(Journal):
     def write(self, columns: Mapping[str, Any]) -> None:
         with self._lock:
             sys.stdout.buffer.write(to_line(columns))
-            sys.stdout.buffer.flush()  # whoever reads the pipe sees each row as it comes
+            sys.stdout.buffer.flush()  # the reader of a pipe gets each row at once
             self.added += 1
 
     def sync(self) -> None:

@@ -1,4 +1,4 @@
-"""Columns to Items: what the fields of a row mean."""
+"""Converts the fields of a row to an Item: prompt and responses, preference pairs, messages, and gold labels."""
 
 from __future__ import annotations
 
@@ -29,55 +29,55 @@ FIELDS = (
     "agreement",
     "votes",
 )
-NO_RESPONSE = Failure("empty", "no response: it needs response, responses, or chosen and rejected")
+NO_RESPONSE = Failure("empty", "no response: the row needs response, responses, or chosen and rejected")
 
 
 def to_item(name: str, fields: Mapping[str, Any]) -> Item | Failure:
     """An Item from `prompt`+`response`, `prompt`+`responses`, `prompt`+`chosen`+`rejected`, or `messages`.
 
-    `chosen` and `rejected` may be whole conversations that hold the prompt. `responses` may come with `scores`
-    (higher is better) or `ranking` (1 is best). `margin`, `agreement` and `votes` are kept in `meta`.
+    `chosen` and `rejected` may be conversations that include the prompt. `responses` may come with `scores` (higher is
+    better) or `ranking` (1 is best). `margin`, `agreement` and `votes` go to `meta`. A row that is not an Item is a
+    Failure, "empty" or "malformed".
 
     >>> to_item("a", {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}).gold.chosen
     (0,)
     >>> to_item("a", {"prompt": "Hi"}).message
-    'no response: it needs response, responses, or chosen and rejected'
+    'no response: the row needs response, responses, or chosen and rejected'
     """
-    read = read_fields(name, fields)
-    return NO_RESPONSE if isinstance(read, Prompt) else read
+    parsed = to_item_or_prompt(name, fields)
+    return NO_RESPONSE if isinstance(parsed, Prompt) else parsed
 
 
-def read_fields(name: str, fields: Mapping[str, Any]) -> Item | Prompt | Failure:
-    """As `to_item`, but a row that has a prompt and no response is a Prompt.
+def to_item_or_prompt(name: str, fields: Mapping[str, Any]) -> Item | Prompt | Failure:
+    """Like `to_item`, but a row with a prompt and no response is a Prompt.
 
-    An empty response is a response; no field for it, null and an empty list of `responses` are none.
+    An empty string is a response. A missing field, null and an empty list of `responses` are not.
 
-    >>> read_fields("a", {"prompt": "Hi"}).id, read_fields("a", {"prompt": "Hi", "response": ""}).responses
+    >>> to_item_or_prompt("a", {"prompt": "Hi"}).id, to_item_or_prompt("a", {"prompt": "Hi", "response": ""}).responses
     ('a', ('',))
     """
     messages, response = fields.get("messages"), fields.get("response")
     prompt = fields.get("prompt")
     gold: Gold | None = None
     if prompt is None and isinstance(fields.get("chosen"), str | list):
-        whole = _conversations(fields.get("chosen"), fields.get("rejected"))
-        if isinstance(whole, Failure):
-            return whole
-        prompt = whole
+        prompt = _shared_turns(fields.get("chosen"), fields.get("rejected"))
+        if isinstance(prompt, Failure):
+            return prompt
     if isinstance(messages, list) and messages:
         *before, last = messages
         if isinstance(last, dict) and last.get("role") == "assistant":
             prompt, response = before, last.get("content")
         else:
             prompt = messages
-    prompt = conversation(prompt)
+    prompt = parse_prompt(prompt)
     if isinstance(prompt, Failure):
         return prompt
     if isinstance(fields.get("responses"), list):
         responses = fields["responses"]
-        order = _order(fields, len(responses))
-        if isinstance(order, Failure):
-            return order
-        gold = order
+        labels = _gold(fields, len(responses))
+        if isinstance(labels, Failure):
+            return labels
+        gold = labels
     elif "chosen" in fields or "rejected" in fields:
         sides = [_last_turn(fields.get("chosen")), _last_turn(fields.get("rejected"))]
         if any(side is None for side in sides):
@@ -94,11 +94,11 @@ def read_fields(name: str, fields: Mapping[str, Any]) -> Item | Prompt | Failure
         value = fields.get(key)
         if isinstance(value, str) and value.strip():
             texts[key] = value
-    if (subset := name_of_subset(fields.get("subset"))) is not None:
+    if (subset := subset_name(fields.get("subset"))) is not None:
         texts["subset"] = subset
-    said = (prompt,) if isinstance(prompt, str) else [turn["content"] for turn in prompt]
-    if not all(map(_is_text, (*said, *responses, *texts.values()))):
-        return Failure("malformed", "the row holds half of a surrogate pair, which is not text")
+    turns = (prompt,) if isinstance(prompt, str) else [turn["content"] for turn in prompt]
+    if not all(map(_is_text, (*turns, *responses, *texts.values()))):
+        return Failure("malformed", "the row contains a lone surrogate (half of a surrogate pair), which is not text")
     meta = _meta(fields)
     if isinstance(meta, Failure):
         return meta
@@ -107,24 +107,24 @@ def read_fields(name: str, fields: Mapping[str, Any]) -> Item | Prompt | Failure
     return Item(id=name, prompt=prompt, responses=responses, gold=gold, meta=meta, **texts)
 
 
-def _order(fields: Mapping[str, Any], count: int) -> Gold | Failure | None:
-    """What humans said of a list of responses: `scores` or `ranking`, one for each."""
+def _gold(fields: Mapping[str, Any], count: int) -> Gold | Failure | None:
+    """The human labels of a list of responses: `scores` or `ranking`, one number per response."""
     for name in ("scores", "ranking"):
         values = fields.get(name)
         if values is None:
             continue
         if not isinstance(values, list) or len(values) != count:
-            return Failure("malformed", f"{name} is a list with one number for each of the {count} responses")
+            return Failure("malformed", f"{name} is not a list with one number for each of the {count} responses")
         if not all(isinstance(v, int | float) and _is_finite(v) for v in values):
-            return Failure("malformed", f"{name} holds something that is no number, or one too large")
+            return Failure("malformed", f"{name} contains a value that is not a number, or one that is too large")
         return Gold(scores=tuple(values)) if name == "scores" else Gold(ranking=tuple(values))
     return None
 
 
-def name_of_subset(value: Any) -> str | None:
-    """A subset's name: a text, or a number by its digits; None for anything else.
+def subset_name(value: Any) -> str | None:
+    """The name of a subset: a string, or the digits of a number; None for anything else.
 
-    >>> name_of_subset(2020), name_of_subset(2020.0), name_of_subset(" "), name_of_subset(float("nan"))
+    >>> subset_name(2020), subset_name(2020.0), subset_name(" "), subset_name(float("nan"))
     ('2020', '2020', None, None)
     """
     if value is None:
@@ -149,7 +149,7 @@ def _is_text(text: str) -> bool:
 def _is_finite(number: float) -> bool:
     try:
         return math.isfinite(number)
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 
@@ -162,31 +162,31 @@ def _meta(fields: Mapping[str, Any]) -> dict[str, Any] | Failure:
         try:
             meta[name] = float(value)
         except (TypeError, ValueError):
-            return Failure("malformed", f"{name} is a number, not {value!r}")
+            return Failure("malformed", f"{name} is not a number: {value!r}")
         except OverflowError:
             return Failure("malformed", f"{name} is too large")
         if not math.isfinite(meta[name]):
-            return Failure("malformed", f"{name} is a finite number, not {value!r}")
+            return Failure("malformed", f"{name} is not a finite number: {value!r}")
     if isinstance(fields.get("votes"), list):
         meta["votes"] = fields["votes"]
     return meta
 
 
-def _conversations(chosen: Any, rejected: Any) -> list[Message] | Failure:
-    """The turns that two whole conversations share, where they differ in their last turn alone."""
-    sides = [conversation(chosen), conversation(rejected)]
+def _shared_turns(chosen: Any, rejected: Any) -> list[Message] | Failure:
+    """The turns that two conversations share, provided that they differ only in the last turn."""
+    sides = [parse_prompt(chosen), parse_prompt(rejected)]
     if any(not isinstance(side, list) or len(side) < 2 for side in sides):
-        return Failure("empty", "the row has no prompt, and chosen and rejected are not whole conversations")
+        return Failure("empty", "the row has no prompt, and chosen and rejected are not conversations that include it")
     first, second = (side for side in sides if isinstance(side, list))
     if first[:-1] != second[:-1] or first[-1]["role"] != "assistant" or second[-1]["role"] != "assistant":
-        return Failure("malformed", "chosen and rejected differ in more than an assistant's last turn")
+        return Failure("malformed", "chosen and rejected differ in more than the last assistant turn")
     return first[:-1]
 
 
-def conversation(prompt: Any) -> str | list[Message] | Failure:
-    """A prompt as text or messages; a "Human: … Assistant: …" transcript becomes messages.
+def parse_prompt(prompt: Any) -> str | list[Message] | Failure:
+    """A prompt as text or as messages; a "Human: … Assistant: …" transcript becomes messages.
 
-    >>> [m["role"] for m in conversation("Human: Hi\\n\\nAssistant: Yes?\\n\\nHuman: Bye")]
+    >>> [m["role"] for m in parse_prompt("Human: Hi\\n\\nAssistant: Yes?\\n\\nHuman: Bye")]
     ['user', 'assistant', 'user']
     """
     if isinstance(prompt, str) and prompt.strip():
@@ -194,12 +194,12 @@ def conversation(prompt: Any) -> str | list[Message] | Failure:
         if len(parts) > 3 and not parts[0].strip() and parts[1] == "Human":
             roles = {"Human": "user", "Assistant": "assistant"}
             turns = zip(parts[1::2], parts[2::2], strict=True)
-            spoken: list[Message] = [
+            messages: list[Message] = [
                 {"role": roles[who], "content": text.strip()}  # type: ignore[typeddict-item]
                 for who, text in turns
                 if text.strip()
             ]
-            return spoken or Failure("empty", "the row's transcript is empty")
+            return messages or Failure("empty", "the row's transcript is empty")
         return prompt
     if isinstance(prompt, list) and prompt:
         for turn in prompt:
@@ -213,7 +213,7 @@ def conversation(prompt: Any) -> str | list[Message] | Failure:
 
 def _last_turn(side: Any) -> str | None:
     if isinstance(side, str) and side.startswith("\n\nHuman:"):
-        side = conversation(side)
+        side = parse_prompt(side)
     if isinstance(side, list) and side and isinstance(side[-1], dict):
         side = side[-1].get("content")
     return side if isinstance(side, str) else None

@@ -1,17 +1,17 @@
-"""Quality of preference rows: what is taken out before training, and why. Pure functions over Items.
+"""Quality filters for preference rows: which rows to remove before training, and why.
 
-The filters, in the order they are asked; a row is taken by the first that objects:
+The filters, in the order in which they run. A row is removed by the first filter that rejects it:
 
 1. `length`: the prompt or a response is shorter or longer than the bounds.
 2. `agreement`: too few of the annotators gave the same label.
-3. `shared-prompt`: the prompt stands in a benchmark that is to stay unseen.
-4. `similar`: the better and the worse response are nearly the same text; in a row of many, all such pairs are.
-5. `contradictory`: another row prefers the other response of the same pair; all rows of the pair go.
-6. `duplicate`: the same pair with the same label stood before; the first stays.
+3. `shared-prompt`: the prompt occurs in a benchmark that must stay unseen.
+4. `similar`: the better and the worse response are nearly the same text; with many responses, all such pairs are.
+5. `contradictory`: another row prefers the other response of the same pair; all rows of the pair are removed.
+6. `duplicate`: an earlier row has the same pair with the same label; the first row stays.
 
-The first four look at a row alone. The last two look only at rows that those four left, so that a label which
-its annotators doubt neither contradicts nor displaces one that they are sure of. Filtering what was kept
-again takes nothing.
+The first four look at one row at a time. The last two compare only the rows that pass those four, so that a label that
+its annotators doubt neither contradicts nor replaces one that they agree on. Filtering the remaining rows again
+removes nothing.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ Reason = Literal["length", "agreement", "shared-prompt", "similar", "contradicto
 REASONS: tuple[Reason, ...] = get_args(Reason)
 Prompt = str | Sequence[Message]
 
-# Han characters with their iteration marks, and kana; Hangul is written with spaces and counts by the word.
+# Han characters with their iteration marks, and kana. Hangul is written with spaces, so its words are counted.
 _CJK = (
     r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
     r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _UNIT = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
-# A follow-up such as "Okay, any other advice?" is in every corpus. Between two sets of Anthropic's HH
-# rows, which share no first request, every last turn in common has five units or fewer.
+# A follow-up such as "Okay, any other advice?" occurs in every corpus. Two subsets of Anthropic's HH rows that share
+# no first request have only last turns of five units or fewer in common.
 FOLLOW_UP_UNITS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a preference row must meet. Lengths are in units (see `units`), None for no upper bound.
+    """The thresholds of the filters. Lengths are in units (see `count_units`); None is no upper bound.
 
-    `max_similarity` is the difflib ratio, 0 to 1, from which a better and a worse response are too similar (1
-    takes only what is identical); `min_agreement` the least share of annotators, 0 to 1 (0 takes none).
+    `max_similarity` is the difflib ratio, 0 to 1, from which a better and a worse response are too similar (1 removes
+    only identical ones). `min_agreement` is the smallest accepted share of annotators who agree, 0 to 1 (0 removes
+    nothing). Raises ValueError for bounds that no row can meet.
     """
 
     min_length: int = 1
@@ -63,139 +64,111 @@ class Filters:
             ("prompt length", self.min_prompt_length, self.max_prompt_length),
         ):
             if low < 0 or (high is not None and high < low):
-                raise ValueError(f"{name}: no text is at least {low} and at most {high} long")
+                raise ValueError(f"{name}: the bounds are contradictory: at least {low} and at most {high}")
         if not 0 < self.max_similarity <= 1:
-            raise ValueError(f"max_similarity is above 0 and at most 1, not {self.max_similarity}")
+            raise ValueError(f"max_similarity must be above 0 and at most 1, not {self.max_similarity}")
         if not 0 <= self.min_agreement <= 1:
-            raise ValueError(f"min_agreement is a share from 0 to 1, not {self.min_agreement}")
+            raise ValueError(f"min_agreement must be from 0 to 1, not {self.min_agreement}")
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Which filter took a row, and a sentence about it."""
+class Removal:
+    """The filter that removes a row, and a sentence that explains why."""
 
     reason: Reason
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Filtered:
-    """What `apply` made of its items: those kept, and those taken, each in the order they came."""
-
-    kept: tuple[Item, ...]
-    taken: tuple[tuple[Item, Taken], ...]
-
-    @property
-    def counts(self) -> dict[Reason, int]:
-        """How many items each filter took, in the filters' order."""
-        found = Counter(taken.reason for _, taken in self.taken)
-        return {reason: found[reason] for reason in REASONS}
-
-
-def apply(
+def find_removals(
     items: Iterable[Item],
     filters: Filters = Filters(),
     shared_prompts: Mapping[str, Iterable[Prompt]] | None = None,
-) -> Filtered:
-    """The items that pass every filter, and the others with their reasons.
+) -> list[Removal | None]:
+    """For each item the reason to remove it, or None to keep it.
 
-    `shared_prompts` are the prompts to stay clear of, under the name to tell of each source. An item without a
-    preference (a tie, or no gold) can be neither `similar` nor `contradictory`.
+    `shared_prompts` maps the name of a source, such as a benchmark, to the prompts that must not occur in a row. An
+    item without a preference (a tie, or no gold) can be neither `similar` nor `contradictory`. Iterates over `items`
+    once and stores ids and hashes, but no texts.
 
     >>> from judges.types import Gold
     >>> first = Item(id="a", prompt="2 + 2?", responses=["It is 4.", "I think five."], gold=Gold(chosen=(0,)))
-    >>> other = Item(id="b", prompt="2 + 2?", responses=["It is 4.", "I think five."], gold=Gold(chosen=(1,)))
-    >>> [(item.id, taken.reason, taken.why) for item, taken in apply([first, other]).taken][0]
-    ('a', 'contradictory', "the same pair has the opposite label in 'b'")
-    >>> apply([first, first]).counts["duplicate"]
-    1
-    >>> apply([first], shared_prompts={"arithmetic": ["2 +  2?"]}).taken[0][1].why
+    >>> second = Item(id="b", prompt="2 + 2?", responses=["It is 4.", "I think five."], gold=Gold(chosen=(1,)))
+    >>> find_removals([first, second])[0]
+    Removal(reason='contradictory', why="the same pair has the opposite label in 'b'")
+    >>> [removal and removal.reason for removal in find_removals([first, first])]
+    [None, 'duplicate']
+    >>> find_removals([first], shared_prompts={"arithmetic": ["2 +  2?"]})[0].why
     'its prompt is also in arithmetic'
     """
-    items = tuple(items)
-    verdicts = decide(items, filters, shared_prompts)
-    both = list(zip(items, verdicts, strict=True))
-    return Filtered(
-        tuple(item for item, taken in both if taken is None),
-        tuple((item, taken) for item, taken in both if taken is not None),
-    )
-
-
-def decide(
-    items: Iterable[Item],
-    filters: Filters = Filters(),
-    shared_prompts: Mapping[str, Iterable[Prompt]] | None = None,
-) -> list[Taken | None]:
-    """One verdict for each item, None for one to keep. Reads `items` once and holds ids and hashes, no texts."""
-    apart = {
+    sources = {
         key: name
         for name, prompts in (shared_prompts or {}).items()
         for prompt in prompts
-        for key in _keys_to_avoid(prompt)
+        for key in _shared_prompt_keys(prompt)
     }
-    verdicts: list[Taken | None] = []
-    left: dict[int, _Fingerprint] = {}
+    removals: list[Removal | None] = []
+    fingerprints: dict[int, _Fingerprint] = {}
     labelled: dict[tuple[bytes, bool], str] = {}
     for number, item in enumerate(items):
-        taken = _alone(item, filters, apart)
-        verdicts.append(taken)
-        if taken is None:
-            left[number] = seen = _fingerprint(item)
-            for label in seen.labels:
+        removal = _check_row(item, filters, sources)
+        removals.append(removal)
+        if removal is None:
+            fingerprints[number] = fingerprint = _fingerprint(item)
+            for label in fingerprint.labels:
                 labelled.setdefault(label, item.id)
-    before: dict[bytes, str] = {}
-    for number, seen in left.items():
-        verdicts[number] = _among(seen, labelled, before)
-        before.setdefault(seen.row, seen.id)
-    return verdicts
+    first_ids: dict[bytes, str] = {}
+    for number, fingerprint in fingerprints.items():
+        removals[number] = _check_against_others(fingerprint, labelled, first_ids)
+        first_ids.setdefault(fingerprint.row, fingerprint.id)
+    return removals
 
 
-def units(text: str) -> int:
-    """The length of a text: every Chinese or Japanese character is a unit, and every run of other word characters.
+def count_units(text: str) -> int:
+    """The length of a text in units: a Chinese or Japanese character, or a run of other word characters.
 
-    So one bound serves both: a Chinese text has about as many units as it has tokens, an English one as many
-    as it has words. Punctuation counts nothing.
+    One bound therefore serves both kinds of text: a Chinese text has about as many units as tokens, an English one as
+    many as words. Punctuation is not counted.
 
-    >>> units("It's 3.5 km."), units("今天天气很好。"), units("用 Python 写")
+    >>> count_units("It's 3.5 km."), count_units("今天天气很好。"), count_units("用 Python 写")
     (5, 6, 3)
     """
     return sum(1 for _ in _UNIT.finditer(text))
 
 
-def words(text: str) -> list[str]:
-    """The units of a text themselves.
+def split_units(text: str) -> list[str]:
+    """The units of a text as strings.
 
-    >>> words("It's 今天.")
+    >>> split_units("It's 今天.")
     ['It', 's', '今', '天']
     """
     return _UNIT.findall(text)
 
 
-def preferences(item: Item) -> tuple[tuple[int, int], ...]:
-    """The comparisons of an item that its gold decides, each as the indices (better, worse).
+def preferred_pairs(item: Item) -> tuple[tuple[int, int], ...]:
+    """The comparisons that an item's gold label decides, as index pairs (better, worse).
 
     >>> from judges.types import Gold
-    >>> preferences(Item(id="a", prompt="p", responses=["x", "y", "z"], gold=Gold(ranking=(2, 1, 2))))
+    >>> preferred_pairs(Item(id="a", prompt="p", responses=["x", "y", "z"], gold=Gold(ranking=(2, 1, 2))))
     ((1, 0), (1, 2))
     """
     if item.gold is None or item.gold.tie:
         return ()
     if item.gold.scores is not None:
-        worth = item.gold.scores
+        values = item.gold.scores
     elif item.gold.ranking is not None:
-        worth = tuple(-rank for rank in item.gold.ranking)
+        values = tuple(-rank for rank in item.gold.ranking)
     else:
-        worth = tuple(float(i in (item.gold.chosen or ())) for i in range(len(item.responses)))
-    return tuple((i, j) if worth[i] > worth[j] else (j, i) for i, j in item.pairs() if worth[i] != worth[j])
+        values = tuple(float(i in (item.gold.chosen or ())) for i in range(len(item.responses)))
+    return tuple((i, j) if values[i] > values[j] else (j, i) for i, j in item.pairs() if values[i] != values[j])
 
 
-def agreement(item: Item) -> float | None:
-    """The share of annotators behind the most common label, 0 to 1; None where the item does not say.
+def annotator_agreement(item: Item) -> float | None:
+    """The share of annotators who gave the most common label, 0 to 1; None where the item does not state it.
 
-    `meta["votes"]`, a label for each annotator, goes before `meta["agreement"]`: in some sets the latter is a
-    count. A number outside of 0 to 1 is not a share, and a vote that is itself a list is not a label.
+    `meta["votes"]`, a label for each annotator, takes precedence over `meta["agreement"]`, which is a count in some
+    datasets. A number outside 0 to 1 is not a share, and a vote that is a list is not a label.
 
-    >>> agreement(Item(id="a", prompt="p", responses=["x", "y"], meta={"votes": ["a", "b", "a", "a"]}))
+    >>> annotator_agreement(Item(id="a", prompt="p", responses=["x", "y"], meta={"votes": ["a", "b", "a", "a"]}))
     0.75
     """
     votes = item.meta.get("votes")
@@ -209,10 +182,10 @@ def agreement(item: Item) -> float | None:
     return None
 
 
-def similarity(first: str, second: str, least: float) -> float | None:
-    """difflib's ratio of two texts, character by character and without its autojunk; None when under `least`.
+def text_similarity(first: str, second: str, least: float) -> float | None:
+    """The difflib ratio of two texts by characters, without autojunk; None where it is below `least`.
 
-    >>> similarity("the cat sat", "the cat sits", 0.8), similarity("the cat sat", "a dog ran", 0.8)
+    >>> text_similarity("the cat sat", "the cat sits", 0.8), text_similarity("the cat sat", "a dog ran", 0.8)
     (0.8695652173913043, None)
     """
     if first == second:
@@ -220,54 +193,56 @@ def similarity(first: str, second: str, least: float) -> float | None:
     matcher = SequenceMatcher(None, first, second, autojunk=False)
     if matcher.real_quick_ratio() < least or matcher.quick_ratio() < least:
         return None
-    # The characters that difflib matches are a common subsequence, so the longest one bounds them from above.
-    # It costs milliseconds where the ratio costs seconds, and decides nearly all that quick_ratio leaves.
-    if 2.0 * common_subsequence(first, second) / (len(first) + len(second)) < least:
+    # The characters that difflib matches are a common subsequence, so the longest one is an upper bound. It takes
+    # milliseconds where the ratio takes seconds, and decides nearly all pairs that quick_ratio does not.
+    if 2.0 * lcs_length(first, second) / (len(first) + len(second)) < least:
         return None
     ratio = matcher.ratio()
     return ratio if ratio >= least else None
 
 
-def common_subsequence(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """The length of the longest common subsequence, by bits of one long integer (Hyyrö 2004).
+def lcs_length(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
+    """The length of the longest common subsequence, by the bit-parallel algorithm of Hyyrö (2004).
 
-    >>> common_subsequence("nematode knowledge", "empty bottle"), common_subsequence(["the", "cat"], ["a", "cat"])
+    >>> lcs_length("nematode knowledge", "empty bottle"), lcs_length(["the", "cat"], ["a", "cat"])
     (7, 1)
     """
-    places: dict[Hashable, int] = {}
+    positions: dict[Hashable, int] = {}
     for i, element in enumerate(first):
-        places[element] = places.get(element, 0) | 1 << i
-    everything = (1 << len(first)) - 1
-    unmatched = everything
+        positions[element] = positions.get(element, 0) | 1 << i
+    mask = (1 << len(first)) - 1
+    unmatched = mask
     for element in second:
-        hits = unmatched & places.get(element, 0)
-        unmatched = ((unmatched + hits) | (unmatched - hits)) & everything
+        hits = unmatched & positions.get(element, 0)
+        unmatched = ((unmatched + hits) | (unmatched - hits)) & mask
     return len(first) - unmatched.bit_count()
 
 
-def _alone(item: Item, filters: Filters, apart: Mapping[bytes, str]) -> Taken | None:
-    """What the filters that need no other row say."""
-    prompt = sum(units(message["content"]) for message in item.messages)
-    wrong = _out_of_bounds("the prompt", prompt, filters.min_prompt_length, filters.max_prompt_length)
+def _check_row(item: Item, filters: Filters, sources: Mapping[bytes, str]) -> Removal | None:
+    """Apply the filters that need no other row. `sources` maps the keys of shared prompts to their sources."""
+    prompt = sum(count_units(message["content"]) for message in item.messages)
+    violation = _out_of_bounds("the prompt", prompt, filters.min_prompt_length, filters.max_prompt_length)
     for i, response in enumerate(item.responses, start=1):
-        wrong = wrong or _out_of_bounds(f"response {i}", units(response), filters.min_length, filters.max_length)
-    if wrong:
-        return Taken("length", wrong)
-    share = agreement(item)
+        violation = violation or _out_of_bounds(
+            f"response {i}", count_units(response), filters.min_length, filters.max_length
+        )
+    if violation:
+        return Removal("length", violation)
+    share = annotator_agreement(item)
     if share is not None and share < filters.min_agreement:
-        return Taken("agreement", f"{share:.2f} of the annotators agree, fewer than {filters.min_agreement:g}")
-    source = next((apart[key] for key in _keys(item.messages) if key in apart), None) if apart else None
+        return Removal("agreement", f"{share:.2f} of the annotators agree, fewer than {filters.min_agreement:g}")
+    source = next((sources[key] for key in _prompt_keys(item.messages) if key in sources), None) if sources else None
     if source is not None:
-        return Taken("shared-prompt", f"its prompt is also in {source}")
+        return Removal("shared-prompt", f"its prompt is also in {source}")
     first: str | None = None
-    for better, worse in preferences(item):
-        ratio = similarity(item.responses[better], item.responses[worse], filters.max_similarity)
+    for better, worse in preferred_pairs(item):
+        ratio = text_similarity(item.responses[better], item.responses[worse], filters.max_similarity)
         if ratio is None:
             return None
-        both = f"responses {better + 1} (better) and {worse + 1} (worse)"
-        first = first or f"{both} are {ratio:.3f} alike, not below {filters.max_similarity:g}"
+        pair = f"responses {better + 1} (better) and {worse + 1} (worse)"
+        first = first or f"{pair} have a similarity of {ratio:.3f}, not below {filters.max_similarity:g}"
     if first is not None:
-        return Taken("similar", first)
+        return Removal("similar", first)
     return None
 
 
@@ -281,7 +256,7 @@ def _out_of_bounds(what: str, length: int, low: int, high: int | None) -> str | 
 
 @dataclass(frozen=True, slots=True)
 class _Fingerprint:
-    """A row in hashes. A label is a pair and which of its two texts, in sorted order, is the better one."""
+    """A row as hashes. A label is the hash of a pair and whether the later of its sorted texts is the better one."""
 
     id: str
     row: bytes
@@ -289,50 +264,51 @@ class _Fingerprint:
 
 
 def _fingerprint(item: Item) -> _Fingerprint:
-    prompt = _digest(*(f"{m['role']} {_spaced(m['content'])}" for m in item.messages)).hex()
-    texts = [_spaced(response) for response in item.responses]
+    prompt = _hash(*(f"{m['role']} {_normalize_space(m['content'])}" for m in item.messages)).hex()
+    texts = [_normalize_space(response) for response in item.responses]
     labels = frozenset(
-        (_digest(prompt, *sorted((texts[better], texts[worse]))), texts[better] > texts[worse])
-        for better, worse in preferences(item)
+        (_hash(prompt, *sorted((texts[better], texts[worse]))), texts[better] > texts[worse])
+        for better, worse in preferred_pairs(item)
     )
-    said = sorted(f"{pair.hex()} {later}" for pair, later in labels)
-    return _Fingerprint(item.id, _digest(prompt, *said, *sorted(set(texts))), labels)
+    label_lines = sorted(f"{pair.hex()} {later}" for pair, later in labels)
+    return _Fingerprint(item.id, _hash(prompt, *label_lines, *sorted(set(texts))), labels)
 
 
-def _among(seen: _Fingerprint, labelled: Mapping[tuple[bytes, bool], str], before: Mapping[bytes, str]) -> Taken | None:
-    """What the filters that look at the other rows say."""
-    for pair, later in seen.labels:
-        if (pair, not later) in labelled:
-            other = labelled[pair, not later]
-            return Taken("contradictory", f"the same pair has the opposite label in {other!r}")
-    if seen.row in before:
-        return Taken("duplicate", f"the same responses with the same label are in {before[seen.row]!r}")
+def _check_against_others(
+    fingerprint: _Fingerprint, labelled: Mapping[tuple[bytes, bool], str], first_ids: Mapping[bytes, str]
+) -> Removal | None:
+    """Apply the filters that compare rows: `labelled` and `first_ids` map hashes to the id of the first such row."""
+    for pair, later in fingerprint.labels:
+        if (opposite := labelled.get((pair, not later))) is not None:
+            return Removal("contradictory", f"the same pair has the opposite label in {opposite!r}")
+    if fingerprint.row in first_ids:
+        return Removal("duplicate", f"the same responses with the same label are in {first_ids[fingerprint.row]!r}")
     return None
 
 
-def _keys(prompt: Prompt) -> tuple[bytes, bytes]:
-    """A prompt for comparing: all its turns, and the user's last; the system's do not count."""
+def _prompt_keys(prompt: Prompt) -> tuple[bytes, bytes]:
+    """Hashes of all turns of a prompt except the system's, and of the last user turn."""
     turns: Sequence[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    spoken = [_spaced(turn["content"].casefold()) for turn in turns if turn["role"] != "system"]
-    return _digest(*spoken), _digest(_spaced(_last_turn(turns).casefold()))
+    texts = [_normalize_space(turn["content"].casefold()) for turn in turns if turn["role"] != "system"]
+    return _hash(*texts), _hash(_normalize_space(_last_user_turn(turns).casefold()))
 
 
-def _keys_to_avoid(prompt: Prompt) -> tuple[bytes, ...]:
-    """The keys that a row must not share: a short follow-up of a longer conversation is not one."""
-    whole, last = _keys(prompt)
-    long = isinstance(prompt, str) or units(_last_turn(prompt)) >= FOLLOW_UP_UNITS
-    return (whole, last) if long else (whole,)
+def _shared_prompt_keys(prompt: Prompt) -> tuple[bytes, ...]:
+    """The keys that no row may have; a short follow-up in a longer conversation is not one of them."""
+    conversation, last = _prompt_keys(prompt)
+    is_distinctive = isinstance(prompt, str) or count_units(_last_user_turn(prompt)) >= FOLLOW_UP_UNITS
+    return (conversation, last) if is_distinctive else (conversation,)
 
 
-def _last_turn(turns: Sequence[Message]) -> str:
+def _last_user_turn(turns: Sequence[Message]) -> str:
     return next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), "")
 
 
-def _spaced(text: str) -> str:
-    """A text with single spaces for all white space: no line break is left in it."""
+def _normalize_space(text: str) -> str:
+    """The text with every run of white space replaced by one space, so that it has no line break."""
     return " ".join(text.split())
 
 
-def _digest(*parts: str) -> bytes:
-    """A hash of parts that hold no line break."""
+def _hash(*parts: str) -> bytes:
+    """A hash of parts without line breaks."""
     return blake2b("\n".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""What stands before the routes: the token, the size of a body, the count of what was answered."""
+"""ASGI middleware: checks the token and the size of the body, and counts requests."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from judges.serving.metrics import Metrics
-from judges.serving.responses import answer, error
+from judges.serving.responses import error_response, http_error
 
-OPEN_TO_ALL = ("/health", "/health/live")
-ROUTES = ("/score", "/openrlhf", "/metrics", *OPEN_TO_ALL)
+PUBLIC_ROUTES = ("/health", "/health/live")
+ROUTES = ("/score", "/openrlhf", "/metrics", *PUBLIC_ROUTES)
 
 
-class Gate:
-    """Plain ASGI, so that who has no token is turned away before a byte of the body is read."""
+class RequestMiddleware:
+    """Pure ASGI, so that a request without a token is refused before its body is read."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, token: str, body_bytes: int) -> None:
-        self._app, self._metrics, self._token, self._most = app, metrics, token.encode(), body_bytes
+        self._app, self._metrics, self._token, self._body_bytes = app, metrics, token.encode(), body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -29,17 +29,17 @@ class Gate:
             return
         started = time.perf_counter()
         status = 0
-        read = 0
+        received = 0
 
-        async def counted() -> Message:
-            nonlocal read
+        async def receive_counted() -> Message:
+            nonlocal received
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._most:
+            received += len(message.get("body", b""))
+            if received > self._body_bytes:
                 raise self._too_big()
             return message
 
-        async def told(message: Message) -> None:
+        async def send_recorded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -47,26 +47,28 @@ class Gate:
 
         headers = dict(scope["headers"])
         try:
-            if scope["path"] not in OPEN_TO_ALL and not self._allowed(headers.get(b"authorization", b"")):
-                refusal = error(401, "token", "this server asks for a token: Authorization: Bearer TOKEN")
-                await answer(refusal)(scope, receive, told)
-            elif _length(headers) > self._most:
-                await answer(self._too_big())(scope, receive, told)
+            if scope["path"] not in PUBLIC_ROUTES and not self._allowed(headers.get(b"authorization", b"")):
+                refusal = http_error(401, "token", "this server requires a token: Authorization: Bearer TOKEN")
+                await error_response(refusal)(scope, receive, send_recorded)
+            elif _length(headers) > self._body_bytes:
+                await error_response(self._too_big())(scope, receive, send_recorded)
             else:
-                await self._app(scope, counted, told)
+                await self._app(scope, receive_counted, send_recorded)
         except asyncio.CancelledError:
-            # The server's end, for one who is still sending, or whose answer nobody reads.
+            # The server stops while the client still sends its request or does not read the response.
             if not status:
-                await answer(error(503, "ended", "the server stopped before it had read this"))(scope, receive, told)
+                await error_response(http_error(503, "ended", "the server stopped before it had read the request"))(
+                    scope, receive, send_recorded
+                )
         finally:
             route = scope["path"] if scope["path"] in ROUTES else "other"
-            self._metrics.answered(route, status or 500, time.perf_counter() - started)
+            self._metrics.count_request(route, status or 500, time.perf_counter() - started)
 
     def _too_big(self) -> HTTPException:
-        return error(413, "too-big", f"the body is larger than {self._most} bytes")
+        return http_error(413, "too-big", f"the body is larger than {self._body_bytes} bytes")
 
     def _allowed(self, authorization: bytes) -> bool:
-        """By the token as Bearer, or as a password: OpenRLHF sends no header of its own, a URL may hold a password."""
+        """Accept the token as Bearer or as a password: OpenRLHF sends no header, but a URL can contain a password."""
         if not self._token:
             return True
         kind, _, given = authorization.strip().partition(b" ")

@@ -1,4 +1,4 @@
-"""Answers as JSON, and everything that is not a score as one form of error."""
+"""HTTP responses as JSON: scores as `assay score` writes them, and one form of error for everything else."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import HTTPException, Response
-from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from judges.types import Failure, to_plain
+from judges.types import Failure, to_dict
 
 
-class JSON(Response):
-    """JSON as `assay score` writes it: what a hostile row held of half a character is escaped, not an error."""
+class JSONResponse(Response):
+    """JSON as `assay score` writes it: a lone surrogate in a row is escaped and does not raise."""
 
     media_type = "application/json"
 
@@ -21,24 +21,27 @@ class JSON(Response):
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
 
 
-def error(status: int, reason: str, message: str, **more: Any) -> HTTPException:
-    """What a client is told of an error: {"error": {"reason": …, "message": …}}."""
+def http_error(status: int, reason: str, message: str, **more: Any) -> HTTPException:
+    """An error whose body is {"error": {"reason": …, "message": …}}."""
     return HTTPException(status, {"error": {"reason": reason, "message": message, **more}})
 
 
-def failed(failures: Sequence[tuple[int, Failure]], count: int) -> HTTPException:
-    """A Failure as an HTTP error: 504 and 502 where asking again may help, 422 where the answer will be the same."""
+def reward_error(failures: Sequence[tuple[int, Failure]], count: int) -> HTTPException:
+    """Failures as an HTTP error: 504 or 502 where a retry may succeed, 422 where it would fail again.
+
+    `failures` are pairs of the index in the request and the Failure; `count` is the number of rewards requested.
+    """
     first = failures[0][1]
     status = {"timeout": 504, "server": 502, "engine": 502}.get(first.reason, 422)
     message = f"{len(failures)} of {count} responses have no reward; the first: {first.message}"
-    listed = [{"index": index, **to_plain(failure)} for index, failure in failures]
-    return error(status, first.reason, message, failures=listed)
+    listed = [{"index": index, **to_dict(failure)} for index, failure in failures]
+    return http_error(status, first.reason, message, failures=listed)
 
 
-def answer(error: AnyHTTPException) -> Response:
+def error_response(error: StarletteHTTPException) -> Response:
     detail: Any = error.detail
     content = detail if isinstance(detail, dict) else {"error": {"reason": "http", "message": str(detail)}}
     headers = {"Retry-After": "1"} if error.status_code in (429, 503) else {}
     if error.status_code == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSON(content, error.status_code, headers | dict(error.headers or {}))
+    return JSONResponse(content, error.status_code, headers | dict(error.headers or {}))

@@ -1,4 +1,4 @@
-"""A scorer as the reward function that RLHF trainers call: prompts and completions in, rewards or None out."""
+"""`RewardFunction`: a scorer as a TRL reward function, from prompts and completions to rewards or None."""
 
 from __future__ import annotations
 
@@ -15,68 +15,69 @@ from judges.errors import CannotRun
 from judges.scorer import Scorer
 from judges.types import Failure, Item, Scorecard
 
-_COLUMNS = ("system", "reference", "rubric")  # of a dataset: what a judge may read beside prompt and response
+_COLUMNS = ("system", "reference", "rubric")  # dataset columns that a judge may read besides prompt and response
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The responses to one prompt as one Item, and where each of them stood."""
+    """The responses to one prompt as one Item, and the position of each response in the batch."""
 
     item: Item
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
 
 
-def grouped(asked: Sequence[Item | Failure]) -> list[Group]:
-    """Items of one response each, joined where all but the response is equal, next to each other or not.
+def group_by_prompt(samples: Sequence[Item | Failure]) -> list[Group]:
+    """Join Items of one response each that are equal except for the response; they need not be adjacent.
 
-    So a prompt is computed once, and a judge that compares has something to compare. Ids are made of the
-    content: the same group gets the same id in every call.
+    The prompt is then computed once, and a judge that compares has responses to compare. Ids are derived from the
+    content, so that the same group has the same id in every call.
 
-    >>> one, two = (Item(id=str(i), prompt="Hi", responses=["yo" * i]) for i in (1, 2))
-    >>> [(g.item.responses, g.places) for g in grouped([one, Failure("empty", "no prompt"), two])]
+    >>> first, second = (Item(id=str(i), prompt="Hi", responses=["yo" * i]) for i in (1, 2))
+    >>> groups = group_by_prompt([first, Failure("empty", "no prompt"), second])
+    >>> [(group.item.responses, group.positions) for group in groups]
     [(('yo', 'yoyo'), (0, 2))]
     """
-    together: dict[str, list[tuple[int, Item]]] = {}
-    for place, item in enumerate(asked):
-        if isinstance(item, Item):
-            key = json.dumps([item.messages, item.reference, item.rubric])
-            together.setdefault(key, []).append((place, item))
+    by_prompt: dict[str, list[tuple[int, Item]]] = {}
+    for position, sample in enumerate(samples):
+        if isinstance(sample, Item):
+            key = json.dumps([sample.messages, sample.reference, sample.rubric])
+            by_prompt.setdefault(key, []).append((position, sample))
     groups = []
-    for key, members in together.items():
+    for key, members in by_prompt.items():
         responses = [response for _, item in members for response in item.responses]
         id = hashlib.blake2b(json.dumps([key, responses]).encode(), digest_size=12).hexdigest()
         item = replace(members[0][1], id=id, responses=responses)
-        groups.append(Group(item, tuple(place for place, _ in members)))
+        groups.append(Group(item, tuple(position for position, _ in members)))
     return groups
 
 
-def rewards(
-    asked: Sequence[Item | Failure], groups: Sequence[Group], cards: Sequence[Scorecard]
+def collect_rewards(
+    samples: Sequence[Item | Failure], groups: Sequence[Group], cards: Sequence[Scorecard]
 ) -> list[float | Failure]:
-    """The score or Failure of each that was asked, in its order; `cards` stand in the groups' order."""
-    told: list[float | Failure] = [
-        item if isinstance(item, Failure) else Failure("missing", "not judged") for item in asked
+    """The score or Failure of each sample, in order. `cards` are the Scorecards of the groups, in their order."""
+    rewards: list[float | Failure] = [
+        sample if isinstance(sample, Failure) else Failure("missing", "not judged") for sample in samples
     ]
     for group, card in zip(groups, cards, strict=True):
-        for place, judgment in zip(group.places, card.judgments, strict=True):
-            told[place] = judgment.failure or _number(judgment.score)
-    return told
-
-
-def _number(score: float | None) -> float:
-    assert score is not None  # a Judgment has a score or a failure
-    return float(score)
+        for position, judgment in zip(group.positions, card.judgments, strict=True):
+            if judgment.failure is not None:
+                rewards[position] = judgment.failure
+            else:
+                assert judgment.score is not None  # a Judgment has a score or a failure
+                rewards[position] = float(judgment.score)
+    return rewards
 
 
 class RewardFunction:
-    """What `scorer.as_reward_function()` gives: one of TRL's `reward_funcs`, for GRPO and RLOO.
+    """The result of `scorer.as_reward_function()`: one of TRL's `reward_funcs`, for GRPO and RLOO.
 
-    Called with `prompts` and `completions`, texts or messages, and the dataset's columns, it returns a float
-    for each completion, or None where there is a Failure: TRL leaves such a completion out of its group's mean
-    and gives it no advantage. Completions of one prompt are one Item, wherever they stand in the batch.
+    A call with `prompts` and `completions`, as texts or messages, and the dataset's columns returns a float for each
+    completion, or None where there is a Failure. TRL leaves such a completion out of its group's mean and gives it no
+    advantage. Completions of one prompt are scored as one Item, wherever they are in the batch.
 
-    `system`, `reference` and `rubric` name the columns that judges read; a column of that very name is read
-    without being named. `name` is what TRL logs by; two functions of one trainer need two.
+    `system`, `reference` and `rubric` name the columns that judges read; a column with the same name as the field
+    needs no setting. `name` is the name in TRL's logs, which must be unique within a trainer. A call raises ValueError
+    for unequal numbers of prompts and completions, and CannotRun for a missing column.
 
     >>> from judges import load_scorer
     >>> reward = load_scorer("length").as_reward_function()
@@ -89,7 +90,7 @@ class RewardFunction:
     def __init__(self, scorer: Scorer, name: str = "", system: str = "", reference: str = "", rubric: str = "") -> None:
         self.__name__ = name or scorer.name
         self._scorer = scorer
-        self._named = dict(zip(_COLUMNS, (system, reference, rubric), strict=True))
+        self._columns = dict(zip(_COLUMNS, (system, reference, rubric), strict=True))
 
     def __call__(
         self,
@@ -100,69 +101,66 @@ class RewardFunction:
     ) -> list[float | None]:
         if len(prompts) != len(completions):
             raise ValueError(f"{self.__name__}: {len(prompts)} prompts, and {len(completions)} completions")
-        beside = self._beside(columns, len(prompts))
-        asked = [
-            read_sample(prompt, completion, row)
-            for prompt, completion, row in zip(prompts, completions, beside, strict=True)
-        ]
-        groups = grouped(asked)
-        told = rewards(asked, groups, self._scorer.score([group.item for group in groups]))
-        failures = [told_one for told_one in told if isinstance(told_one, Failure)]
-        if log_metric is not None and told:
-            log_metric(f"rewards/{self.__name__}/failed", len(failures) / len(told))
+        fields = self._item_fields(columns, len(prompts))
+        samples = [sample_to_item(*sample) for sample in zip(prompts, completions, fields, strict=True)]
+        groups = group_by_prompt(samples)
+        rewards = collect_rewards(samples, groups, self._scorer.score([group.item for group in groups]))
+        failures = [reward for reward in rewards if isinstance(reward, Failure)]
+        if log_metric is not None and rewards:
+            log_metric(f"rewards/{self.__name__}/failed", len(failures) / len(rewards))
         if failures:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(f.reason for f in failures).most_common())
+            counts = Counter(failure.reason for failure in failures)
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
             logging.getLogger(__name__).warning(
                 "%s: %d of %d completions have no reward (%s); the first: %s",
-                *(self.__name__, len(failures), len(told), reasons, failures[0].message),
+                *(self.__name__, len(failures), len(rewards), reasons, failures[0].message),
             )
-        return [None if isinstance(reward, Failure) else reward for reward in told]
+        return [None if isinstance(reward, Failure) else reward for reward in rewards]
 
-    def _beside(self, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-        """What the columns say of each completion, by the name of the Item's field."""
-        found: list[dict[str, Any]] = [{} for _ in range(count)]
-        for field, column in self._named.items():
+    def _item_fields(self, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+        """The Item's fields of each completion that come from the dataset's columns."""
+        rows: list[dict[str, Any]] = [{} for _ in range(count)]
+        for field, column in self._columns.items():
             if column and column not in columns:
                 raise CannotRun(f"reward function {self.__name__!r}: the dataset has no column {column!r} ({field}=)")
             values = columns.get(column or field)
             if isinstance(values, list) and len(values) == count:
-                for row, value in zip(found, values, strict=True):
+                for row, value in zip(rows, values, strict=True):
                     number = isinstance(value, int | float) and not isinstance(value, bool)
                     row[field] = str(value) if number else value
-        return found
+        return rows
 
 
-def read_sample(prompt: Any, completion: Any, beside: Mapping[str, Any]) -> Item | Failure:
-    """An Item of one response, out of texts or messages.
+def sample_to_item(prompt: Any, completion: Any, fields: Mapping[str, Any]) -> Item | Failure:
+    """An Item of one response from texts or messages.
 
-    The response is the last message of a completion, an assistant's; what it said before, to call a tool, is
-    not judged. Messages may hold blocks of text; an image is a Failure.
+    The response is the last message of a completion, which must be the assistant's; earlier messages, such as tool
+    calls, are not scored. Messages may contain blocks of text; an image is a Failure.
 
-    >>> read_sample([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "Hello!", {}).messages
+    >>> sample_to_item([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "Hello!", {}).messages
     ({'role': 'user', 'content': 'Hi'},)
-    >>> read_sample("Hi", [{"role": "tool", "content": "4"}], {}).message
-    "a completion ends with an assistant's message"
+    >>> sample_to_item("Hi", [{"role": "tool", "content": "4"}], {}).message
+    'a completion must end with an assistant message'
     """
     if not isinstance(completion, str):
         last = completion[-1] if isinstance(completion, Sequence) and completion else None
         if not isinstance(last, Mapping) or last.get("role") != "assistant":
-            return Failure("malformed", "a completion ends with an assistant's message")
+            return Failure("malformed", "a completion must end with an assistant message")
         completion = _text(last.get("content"))
     if not isinstance(prompt, str):
         turns = prompt if isinstance(prompt, Sequence) else [prompt]
         prompt = [
             {**turn, "content": _text(turn.get("content"))} if isinstance(turn, Mapping) else turn for turn in turns
         ]
-    return to_item("", {**beside, "prompt": prompt, "response": completion})
+    return to_item("", {**fields, "prompt": prompt, "response": completion})
 
 
 def _text(content: Any) -> Any:
-    """Blocks of text as one text; anything else as it is."""
-    if not isinstance(content, list) or not all(isinstance(b, Mapping) and b.get("type") == "text" for b in content):
+    """Blocks of text joined to one text; any other content is returned unchanged."""
+    if not isinstance(content, list):
         return content
-    parts = [block.get("text") for block in content]
-    return "".join(part for part in parts if isinstance(part, str)) if all(map(_is_text, parts)) else content
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, str)
+    texts = [
+        block.get("text") if isinstance(block, Mapping) and block.get("type") == "text" else None for block in content
+    ]
+    parts = [text for text in texts if isinstance(text, str)]
+    return "".join(parts) if len(parts) == len(texts) else content

@@ -1,4 +1,4 @@
-"""Real runs on the embedded model that die in every way: nothing is lost, and nothing is paid for twice."""
+"""Killed engine runs, full disks and restarted servers: no row is lost and no stored completion is computed twice."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from pathlib import Path
 import psutil
 import pytest
 
-from judges.engines.watchdog import VARIABLE
+from judges.engines.watchdog import MARK_VARIABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
 ROWS = 300
 WINDOW = 16
 SPEC = f"self-rewarding,votes=1,temperature=0.7,max_tokens=24,window={WINDOW}"
-# Every completion that the engine gave is noted before it is kept.
+# Every completion of the engine is recorded before it is stored.
 SCRIPT = """
 import os, sys
 from judges.engines.store import Store
 
 put = Store.put
-async def noted(self, key, engine, value):
+async def put_logged(self, key, engine, value):
     log = os.open("computed.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(log, key.hex().encode() + b"\\n")
     os.close(log)
     await put(self, key, engine, value)
-Store.put = noted
+Store.put = put_logged
 
 if __name__ == "__main__":
     from judges.cli import main
@@ -90,7 +90,7 @@ def left_of(run: subprocess.Popen, known: list[psutil.Process]) -> list[int]:
         found = [p.pid for p in known if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         for process in psutil.process_iter():
             try:
-                if process.environ().get(VARIABLE, "").startswith(f"{run.pid}-"):
+                if process.environ().get(MARK_VARIABLE, "").startswith(f"{run.pid}-"):
                     found.append(process.pid)
             except psutil.Error:
                 continue
@@ -104,12 +104,12 @@ def left_of(run: subprocess.Popen, known: list[psutil.Process]) -> list[int]:
 def uninterrupted(tmp_path_factory) -> dict[int, tuple]:
     folder = tmp_path_factory.mktemp("whole")
     run = partial(folder, "score", source(folder), "--scorer", SPEC, "-o", "out.jsonl")
-    told = run.communicate(timeout=1200)[1]
-    assert run.returncode in (0, 1), told
+    stderr = run.communicate(timeout=1200)[1]
+    assert run.returncode in (0, 1), stderr
     return verdicts(folder / "out.jsonl")
 
 
-def test_killed_fifteen_times_while_judging_and_five_while_starting(tmp_path, uninterrupted):
+def test_killed_fifteen_times_while_scoring_and_five_while_starting(tmp_path, uninterrupted):
     draw = random.Random(int(os.environ.get("ASSAY_FAULT_SEED", "0")))
     command = ("score", source(tmp_path), "--scorer", SPEC, "-o", "out.jsonl", "--quiet")
     plan = ["judging"] * 15 + ["starting"] * 5
@@ -124,7 +124,7 @@ def test_killed_fifteen_times_while_judging_and_five_while_starting(tmp_path, un
             target, until = had + draw.randint(1, 40), time.monotonic() + 600
             while len(computed(tmp_path)) < target and run.poll() is None and time.monotonic() < until:
                 time.sleep(0.01)
-        if run.poll() is not None:  # it ended by itself: all rows are judged
+        if run.poll() is not None:  # it ended by itself: all rows are scored
             assert run.returncode in (0, 1), run.stderr.read()
             break
         known = children(run)
@@ -132,19 +132,19 @@ def test_killed_fifteen_times_while_judging_and_five_while_starting(tmp_path, un
         run.communicate()
         assert left_of(run, known) == [], "no engine process is left behind"
         now = set(computed(tmp_path)) - stored(tmp_path)
-        assert len(now - lost) <= 2 * WINDOW, "no more is lost than was in flight (two requests a response)"
+        assert len(now - lost) <= 2 * WINDOW, "only completions in flight are lost (two requests per response)"
         lost |= now
     last = partial(tmp_path, *command)
-    told = last.communicate(timeout=1200)[1]
-    assert last.returncode in (0, 1), told
+    stderr = last.communicate(timeout=1200)[1]
+    assert last.returncode in (0, 1), stderr
     assert verdicts(tmp_path / "out.jsonl") == uninterrupted
     twice = {key for key, count in Counter(computed(tmp_path)).items() if count > 1}
-    assert twice <= lost, "what was kept was never computed again"
+    assert twice <= lost, "stored completions are not computed again"
     print(f"{len(computed(tmp_path))} completions computed, {len(set(computed(tmp_path)))} needed, {len(twice)} twice")
     assert left_of(last, []) == []
 
 
-def test_a_store_whose_disk_is_full_says_so_and_goes_on_with_room(tmp_path, uninterrupted):
+def test_a_store_on_a_full_disk_stops_the_run_which_resumes_with_room(tmp_path, uninterrupted):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
@@ -152,15 +152,15 @@ def test_a_store_whose_disk_is_full_says_so_and_goes_on_with_room(tmp_path, unin
     try:
         command = ("score", source(tmp_path), "--scorer", SPEC, "-o", "out.jsonl", "--store", disk / "store.sqlite")
         full = partial(tmp_path, *command)
-        told = full.communicate(timeout=1200)[1]
-        assert full.returncode == 2 and "full" in told and "Traceback" not in told, told
+        stderr = full.communicate(timeout=1200)[1]
+        assert full.returncode == 2 and "full" in stderr and "Traceback" not in stderr, stderr
         some = (tmp_path / "out.jsonl").read_text().splitlines()
         assert 0 < len(some) < ROWS and all(json.loads(line)["id"] for line in some)
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         had = len(computed(tmp_path))
         again = partial(tmp_path, *command)
-        told = again.communicate(timeout=1200)[1]
-        assert again.returncode in (0, 1), told
+        stderr = again.communicate(timeout=1200)[1]
+        assert again.returncode in (0, 1), stderr
         assert verdicts(tmp_path / "out.jsonl") == uninterrupted
         twice = sum(count - 1 for count in Counter(computed(tmp_path)).values())
         assert twice <= 2 * WINDOW and had > 0
@@ -168,8 +168,8 @@ def test_a_store_whose_disk_is_full_says_so_and_goes_on_with_room(tmp_path, unin
         subprocess.run(["umount", "-l", disk])
 
 
-def test_a_server_that_goes_and_comes_back_loses_nothing(tmp_path):
-    """Greedy, as a server's seeds are its own business; one that stays away ends the run, which then goes on."""
+def test_a_restarted_server_loses_nothing(tmp_path):
+    """Decoding is greedy because a server chooses its own seeds. Without the server the run ends, and resumes later."""
     from judges.engines.embedded import resolve_model
 
     model = resolve_model("embedded:smollm2-135m")
@@ -199,15 +199,15 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(tmp_path):
         while len(computed(tmp_path)) < 60 and run.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
         os.killpg(server.pid, signal.SIGKILL)
-        told = run.communicate(timeout=120)[1]
-        assert run.returncode == 2 and "run the same command again" in told and "Traceback" not in told, told
+        stderr = run.communicate(timeout=120)[1]
+        assert run.returncode == 2 and "run the same command again" in stderr and "Traceback" not in stderr, stderr
         had = len((tmp_path / "out.jsonl").read_text().splitlines())
         assert 0 < had < ROWS
         server = serve()
         wait_for(port, server)
         again = partial(tmp_path, *command)
-        told = again.communicate(timeout=600)[1]
-        assert again.returncode in (0, 1), told
+        stderr = again.communicate(timeout=600)[1]
+        assert again.returncode in (0, 1), stderr
         found = verdicts(tmp_path / "out.jsonl")
         assert len(found) == ROWS
         assert not [f for _, _, f, *_ in found.values() if f and f["reason"] in ("server", "timeout", "engine")]

@@ -54,9 +54,9 @@ def test_killed_again_and_again_no_row_is_lost_or_written_twice(tmp_path):
         if run.returncode == 0:
             break
     assert run.returncode == 0 and killed >= 3
-    made = lines(out)
-    assert sorted(r["row"] for r in made) == list(range(1, 501))
-    assert all(r["score"] == r["row"] for r in made)
+    rows = lines(out)
+    assert sorted(r["row"] for r in rows) == list(range(1, 501))
+    assert all(r["score"] == r["row"] for r in rows)
 
 
 @pytest.mark.slow
@@ -91,12 +91,12 @@ def test_an_engine_run_killed_in_the_middle_goes_on_and_leaves_no_process(tmp_pa
     assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     run = start(out)
     assert run.wait(timeout=400) in (0, 1)
-    made = lines(out)
-    assert made[: len(before)] == before, "nothing that was written is written again"
-    assert sorted(r["row"] for r in made) == list(range(1, 41))
+    rows = lines(out)
+    assert rows[: len(before)] == before, "written rows are not written again"
+    assert sorted(r["row"] for r in rows) == list(range(1, 41))
     assert start(whole).wait(timeout=400) in (0, 1)
     key = lambda rows: {r["row"]: (r["score"], r["failure"]) for r in rows}  # noqa: E731
-    assert key(made) == key(lines(whole))
+    assert key(rows) == key(lines(whole))
 
 
 def lines_so_far(path: Path) -> list[bytes]:
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_within_seconds_and_keeps_what_is_finished(tmp_path):
     while len(lines_so_far(out)) < 3 and run.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGINT)
-    told = run.communicate(timeout=20)[1]
-    assert run.returncode == 130 and "interrupted" in told, told[-2000:]
-    assert "Traceback" not in told
+    stderr = run.communicate(timeout=20)[1]
+    assert run.returncode == 130 and "interrupted" in stderr, stderr[-2000:]
+    assert "Traceback" not in stderr
     assert len(lines(out)) >= 3

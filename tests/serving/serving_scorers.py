@@ -1,4 +1,4 @@
-"""Scorers whose pace the tests set, and a server that runs in a process of its own."""
+"""Scorers that wait for the test, and a server in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from judges.types import REAL_LINE
 ASSAY = """
 import sys
 from judges.cli import main
-from judges.scorer import REGISTRY
-REGISTRY["gated"] = "serving_scorers:Gated"
+from judges.scorer import SCORERS
+SCORERS.builtins["gated"] = "serving_scorers:GatedScorer"
 main()
 """
 
 
-class Gated(Length):
-    """As `length`, but nothing is judged before the file is there; "boom" as a response is the end of it."""
+class GatedScorer(Length):
+    """Like `length`, but scores nothing before the file `gate` exists; the response "boom" raises."""
 
     name = "gated"
 
@@ -41,7 +41,7 @@ class Gated(Length):
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
         while self._opens and not Path(self._opens).exists():
             time.sleep(0.005)
-        for card, item in ((next(iter(super(Gated, self).stream([item]))), item) for item in items):
+        for card, item in ((next(iter(super(GatedScorer, self).stream([item]))), item) for item in items):
             while item.id != WARM_UP.id and not self._gate.exists():
                 time.sleep(0.005)
             if "boom" in item.responses:
@@ -49,8 +49,8 @@ class Gated(Length):
             yield card
 
 
-class Held(Scorer):
-    """Scores by length, many at once and the last asked for first, when `go` is set."""
+class HeldScorer(Scorer):
+    """Scores by length, concurrently and the last item first, once `go` is set."""
 
     name = "held"
     scale = REAL_LINE
@@ -67,10 +67,10 @@ class Held(Scorer):
         import asyncio
 
         self.seen.append(item)
-        place = len(self.seen)
+        position = len(self.seen)
         while item.id != WARM_UP.id and not self.go.is_set():
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0.02 / place)
+        await asyncio.sleep(0.02 / position)
         judgments = [
             Judgment(failure=Failure("empty", "the response is empty")) if not r else Judgment(score=float(len(r)))
             for r in item.responses
@@ -94,27 +94,27 @@ class Server:
             text=True,
             env=environment,
         )
-        self.said: list[str] = []
+        self.stderr_lines: list[str] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said.append(line)
+            self.stderr_lines.append(line)
             if line.startswith("serving "):
                 self.url = line.split()[-1]
                 break
         else:
-            raise AssertionError("".join(self.said))
+            raise AssertionError("".join(self.stderr_lines))
 
     def client(self, **more: object) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, **more)  # type: ignore[arg-type]
 
-    def tell(self, number: int = signal.SIGTERM) -> None:
+    def send_signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """The exit code, once it has ended, and all that it said."""
+        """Wait for the end of the process; its exit code and all that it wrote to standard error."""
         assert self.process.stderr is not None
         rest = self.process.stderr.read()
-        return self.process.wait(timeout=60), "".join(self.said) + rest
+        return self.process.wait(timeout=60), "".join(self.stderr_lines) + rest
 
     def __enter__(self) -> Server:
         return self
@@ -127,9 +127,9 @@ class Server:
         self.process.stderr.close()
 
 
-def until(what) -> None:
-    """Wait for something to become true; a minute is a failure."""
+def wait_until(condition) -> None:
+    """Wait wait_until a condition is true, for at most a minute."""
     end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end, "it never came"
+    while not condition():
+        assert time.monotonic() < end, "the condition never became true"
         time.sleep(0.005)

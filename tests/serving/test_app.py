@@ -1,4 +1,4 @@
-"""The routes: what they answer, to good requests, to hostile ones, and when there is no answer."""
+"""The responses of the HTTP routes to valid and hostile requests, and to requests that cannot be scored."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from serving_scorers import Held, until
+from serving_scorers import HeldScorer, wait_until
 
 from judges import Failure, Item, Judgment, Scorecard, load_scorer
 from judges.scorer import Scorer
 from judges.serving.app import Limits, create_app
 from judges.serving.metrics import Metrics
-from judges.serving.service import Depth, Service
+from judges.serving.service import QueueDepth, Service
 from judges.types import REAL_LINE, Usage
 
 LIMITS = Limits(rows=8, body_bytes=2000)
@@ -24,7 +24,7 @@ LIMITS = Limits(rows=8, body_bytes=2000)
 @asynccontextmanager
 async def served(scorer, token="", queue=16):
     metrics = Metrics()
-    service = Service(scorer, queue, metrics.judged)
+    service = Service(scorer, queue, metrics.count_card)
     transport = httpx.ASGITransport(create_app(service, metrics, LIMITS, token), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         client.service = service
@@ -52,10 +52,10 @@ def count(text: str, name: str) -> float:
     return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + " "))
 
 
-class Says(Scorer):
-    """What it is told to say of a response: a score, a Failure, or a critique with votes."""
+class FixedScorer(Scorer):
+    """Returns a fixed Judgment for each response text."""
 
-    name = "says"
+    name = "fixed"
     scale = REAL_LINE
 
     def __init__(self, **judgments):
@@ -63,13 +63,13 @@ class Says(Scorer):
 
     def stream(self, items):
         for item in items:
-            told = tuple(self.judgments.get(r, Judgment(score=1.0)) for r in item.responses)
-            yield Scorecard(item.id, told)
+            judgments = tuple(self.judgments.get(r, Judgment(score=1.0)) for r in item.responses)
+            yield Scorecard(item.id, judgments)
 
 
 ROWS = [
     {"prompt": "2 + 2?", "response": "4"},
-    {"id": "mine", "prompt": [{"role": "user", "content": "Hi"}], "responses": ["yo", "hello"]},
+    {"id": "own", "prompt": [{"role": "user", "content": "Hi"}], "responses": ["yo", "hello"]},
     {"prompt": "p", "chosen": "good", "rejected": "bad one"},
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]},
     {"prompt": "no response"},
@@ -77,7 +77,7 @@ ROWS = [
 ]
 
 
-def test_rows_are_answered_in_the_form_and_with_the_scores_of_assay_score(tmp_path):
+def test_rows_have_the_columns_and_scores_of_assay_score(tmp_path):
     from judges.batch.run import score_file
 
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
@@ -89,15 +89,15 @@ def test_rows_are_answered_in_the_form_and_with_the_scores_of_assay_score(tmp_pa
         row["row"]: {key: value for key, value in row.items() if key not in columns}
         for row in map(json.loads, out.open())
     }
-    told = post(load_scorer("random"), "/score", {"rows": ROWS})
-    assert told.status_code == 200
-    assert told.json()["rows"] == [offline[number] for number in range(1, 7)]
-    assert told.json()["rows"][1]["id"] == "mine" and told.json()["rows"][1]["preference"] is not None
+    response = post(load_scorer("random"), "/score", {"rows": ROWS})
+    assert response.status_code == 200
+    assert response.json()["rows"] == [offline[number] for number in range(1, 7)]
+    assert response.json()["rows"][1]["id"] == "own" and response.json()["rows"][1]["preference"] is not None
 
 
-def test_a_failure_has_its_reason_and_no_score_and_critique_and_votes_come_with_it():
+def test_a_failure_has_a_reason_no_score_and_its_critique_and_votes():
     late = Failure("timeout", "no answer in time")
-    scorer = Says(
+    scorer = FixedScorer(
         bad=Judgment(failure=late, votes=(1.0, late), critique="It …"),
         good=Judgment(score=2.0, votes=(1.0, 3.0), critique="Right."),
     )
@@ -115,15 +115,15 @@ CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 def test_openrlhf_gets_the_reward_of_the_response_without_prompt_and_end_token():
     prompts = [CHAT.format("Hi"), "Count: ", CHAT.format("Hi")]
     query = [prompts[0] + "four<|im_end|>", prompts[1] + "1 2 3</s>", prompts[2] + "cut off"]
-    told = post(load_scorer("length"), "/openrlhf", {"query": query, "prompts": prompts, "labels": ["", "6", None]})
-    assert told.status_code == 200
-    assert told.json() == {"rewards": [4.0, 5.0, 7.0], "scores": [4.0, 5.0, 7.0], "extra_logs": {}}
+    response = post(load_scorer("length"), "/openrlhf", {"query": query, "prompts": prompts, "labels": ["", "6", None]})
+    assert response.status_code == 200
+    assert response.json() == {"rewards": [4.0, 5.0, 7.0], "scores": [4.0, 5.0, 7.0], "extra_logs": {}}
 
 
 def test_openrlhf_gives_one_prompt_and_its_label_to_the_judge_as_one_item():
     seen = []
 
-    class Sees(Says):
+    class Recorder(FixedScorer):
         def stream(self, items):
             for item in items:
                 seen.append(item)
@@ -131,46 +131,46 @@ def test_openrlhf_gives_one_prompt_and_its_label_to_the_judge_as_one_item():
 
     prompts = [CHAT.format("Hi")] * 3
     query = [prompts[0] + text for text in ("a", "bb", "ccc")]
-    post(Sees(), "/openrlhf", {"query": query, "prompts": prompts, "labels": ["yo", "other", "yo"]})
-    told = [(one.messages, one.responses, one.reference) for one in seen[1:]]
+    post(Recorder(), "/openrlhf", {"query": query, "prompts": prompts, "labels": ["yo", "other", "yo"]})
+    response = [(entry.messages, entry.responses, entry.reference) for entry in seen[1:]]
     user = ({"role": "user", "content": "Hi"},)
-    assert told == [(user, ("a", "ccc"), "yo"), (user, ("bb",), "other")]
+    assert response == [(user, ("a", "ccc"), "yo"), (user, ("bb",), "other")]
 
 
-def test_openrlhf_gets_an_empty_batch_answered():
-    """With several reward servers it shares a batch out, and some get nothing."""
-    told = post(load_scorer("length"), "/openrlhf", {"query": [], "prompts": [], "labels": []})
-    assert (told.status_code, told.json()["rewards"]) == (200, [])
+def test_openrlhf_gets_a_response_to_an_empty_batch():
+    """With several reward servers the trainer splits a batch, and some servers get no query."""
+    response = post(load_scorer("length"), "/openrlhf", {"query": [], "prompts": [], "labels": []})
+    assert (response.status_code, response.json()["rewards"]) == (200, [])
 
 
 @pytest.mark.parametrize(
     ("reason", "status"), [("timeout", 504), ("server", 502), ("engine", 502), ("too-long", 422), ("missing", 422)]
 )
 def test_openrlhf_gets_a_failure_as_an_http_error_with_its_reason_never_as_a_number(reason, status):
-    scorer = Says(bad=Judgment(failure=Failure(reason, "because")))
-    told = post(scorer, "/openrlhf", {"query": ["p good", "p bad"], "prompts": ["p ", "p "], "labels": ["", ""]})
-    assert told.status_code == status and "rewards" not in told.json()
-    assert told.json()["error"]["reason"] == reason
-    assert told.json()["error"]["failures"] == [{"index": 1, "reason": reason, "message": "because"}]
+    scorer = FixedScorer(bad=Judgment(failure=Failure(reason, "because")))
+    response = post(scorer, "/openrlhf", {"query": ["p good", "p bad"], "prompts": ["p ", "p "], "labels": ["", ""]})
+    assert response.status_code == status and "rewards" not in response.json()
+    assert response.json()["error"]["reason"] == reason
+    assert response.json()["error"]["failures"] == [{"index": 1, "reason": reason, "message": "because"}]
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        {"query": ["a b"]},  # what its oldest clients send
+        {"query": ["a b"]},  # sent by its oldest clients
         {"query": ["a b"], "prompts": []},
         {"query": ["a b"], "prompts": ["a"], "labels": ["x", "y"]},
         {"query": ["a b"], "prompts": ["another"]},
         {"query": ["a b"], "prompts": [""]},
         {"query": "a b", "prompts": "a"},
         {"query": ["a b"], "prompts": [None]},
-        {"query": ["a"], "prompts": ["a"]},  # nothing was written: an empty response
+        {"query": ["a"], "prompts": ["a"]},  # an empty response
     ],
 )
-def test_openrlhf_gets_what_cannot_be_judged_refused(body):
-    scorer = Says(**{"": Judgment(failure=Failure("empty", "the response is empty"))})
-    told = post(scorer, "/openrlhf", body)
-    assert told.status_code == 422 and told.json()["error"]["message"]
+def test_an_openrlhf_request_that_cannot_be_scored_is_refused(body):
+    scorer = FixedScorer(**{"": Judgment(failure=Failure("empty", "the response is empty"))})
+    response = post(scorer, "/openrlhf", body)
+    assert response.status_code == 422 and response.json()["error"]["message"]
 
 
 async def _send(client, content, **headers):
@@ -196,11 +196,11 @@ async def _send(client, content, **headers):
         (b'{"rows": [{"prompt": "p", "responses": ' + json.dumps(["r"] * 17).encode() + b"}]}", 413),
     ],
 )
-def test_a_body_that_is_no_request_is_refused_in_one_form(content, status):
-    told = ask(load_scorer("length"), lambda client: _send(client, content))
-    assert told.status_code == status
+def test_every_invalid_body_gets_the_same_form_of_error(content, status):
+    response = ask(load_scorer("length"), lambda client: _send(client, content))
+    assert response.status_code == status
     if status != 200:
-        assert set(told.json()["error"]) == {"reason", "message"} and len(told.content) < 500
+        assert set(response.json()["error"]) == {"reason", "message"} and len(response.content) < 500
 
 
 def test_a_body_without_a_length_is_cut_off_at_the_limit():
@@ -211,8 +211,8 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit():
             read.append(1)
             yield b"x" * 500
 
-    told = ask(load_scorer("length"), lambda client: _send(client, endless()))
-    assert told.status_code == 413 and len(read) < 10
+    response = ask(load_scorer("length"), lambda client: _send(client, endless()))
+    assert response.status_code == 413 and len(read) < 10
 
 
 HOSTILE = [
@@ -241,13 +241,13 @@ def test_a_row_nested_up_to_what_can_be_read_never_breaks_the_server(where):
     assert ask(load_scorer("length"), work) <= {200, 422}
 
 
-def test_hostile_rows_are_scored_or_failed_each_for_itself():
-    told = ask(load_scorer("length"), lambda client: _send(client, json.dumps({"rows": HOSTILE}).encode()))
-    assert told.status_code == 200
-    rows = json.loads(told.content)["rows"]
+def test_hostile_rows_are_scored_or_fail_independently():
+    response = ask(load_scorer("length"), lambda client: _send(client, json.dumps({"rows": HOSTILE}).encode()))
+    assert response.status_code == 200
+    rows = json.loads(response.content)["rows"]
     assert [row["score"] for row in rows] == [13.0, None, 4.0, None, 4.0, None, 28.0, None]
     assert [row["failure"]["reason"] for row in rows if row["failure"]] == ["malformed"] * 3 + ["empty"]
-    assert rows[2]["id"] == "\udfff" and b"\x00" not in told.content and b"\x1b" not in told.content
+    assert rows[2]["id"] == "\udfff" and b"\x00" not in response.content and b"\x1b" not in response.content
 
 
 @pytest.mark.parametrize(
@@ -267,54 +267,56 @@ def test_hostile_rows_are_scored_or_failed_each_for_itself():
         ("Basic " + b64encode(b"anyone:secret").decode(), 200),
     ],
 )
-def test_the_token_opens_everything_and_only_health_is_open_without(authorization, status):
+def test_all_routes_except_health_require_the_token(authorization, status):
     async def work(client):
         headers = {} if authorization is None else {"authorization": authorization}
-        asked = [
+        replies = [
             client.post("/score", json={"rows": []}, headers=headers),
             client.post("/openrlhf", json={"query": []}, headers=headers),
             client.get("/metrics", headers=headers),
             client.get("/openapi.json", headers=headers),
         ]
-        return [(await one).status_code for one in asked], (await client.get("/health")).status_code
+        return [(await entry).status_code for entry in replies], (await client.get("/health")).status_code
 
     assert ask(load_scorer("length"), work, token="secret") == ([status] * 4, 200)
 
 
-def test_who_has_no_token_is_turned_away_before_the_body_is_read():
+def test_a_request_without_a_token_is_refused_before_its_body_is_read():
     async def body():
         raise AssertionError("it was read")
         yield b""
 
-    told = ask(load_scorer("length"), lambda client: _send(client, body()), token="secret")
-    assert told.status_code == 401
+    response = ask(load_scorer("length"), lambda client: _send(client, body()), token="secret")
+    assert response.status_code == 401
 
 
-def test_a_full_queue_says_429_and_when_to_come_back_and_what_was_admitted_is_answered():
+def test_a_full_queue_returns_429_with_retry_after_and_admitted_requests_are_scored():
     async def work(client):
         rows = {"rows": [{"prompt": "p", "response": "x" * n} for n in (1, 2, 3)]}
         first = asyncio.ensure_future(client.post("/score", json=rows))
-        await asyncio.to_thread(until, lambda: client.service.depth != Depth(0, 0))
+        await asyncio.to_thread(wait_until, lambda: client.service.depth != QueueDepth(0, 0))
         full = await client.post("/score", json=rows)
-        held = (await client.get("/metrics")).text
+        during = (await client.get("/metrics")).text
         client.service._scorer.go.set()
-        told = (await first).json()["rows"]
+        response = (await first).json()["rows"]
         after = (await client.get("/metrics")).text
-        return full, held, told, after, (await client.post("/score", json=rows)).status_code
+        return full, during, response, after, (await client.post("/score", json=rows)).status_code
 
-    full, held, told, after, again = ask(Held(), work, queue=5)
+    full, during, response, after, again = ask(HeldScorer(), work, queue=5)
     assert full.status_code == 429 and full.headers["retry-after"] == "1"
     assert full.json()["error"]["reason"] == "full"
-    assert count(held, "assay_queue_waiting") + count(held, "assay_queue_in_flight") == 3
-    assert count(held, "assay_queue_limit") == 5
-    assert [row["score"] for row in told] == [1, 2, 3] and again == 200
+    assert count(during, "assay_queue_waiting") + count(during, "assay_queue_in_flight") == 3
+    assert count(during, "assay_queue_limit") == 5
+    assert [row["score"] for row in response] == [1, 2, 3] and again == 200
     assert count(after, "assay_responses_judged_total") == 3 and count(after, "assay_queue_in_flight") == 0
     assert count(after, 'assay_requests_total{route="/score",status="429"}') == 1
 
 
 def test_metrics_count_responses_failures_tokens_and_time():
     cost = Usage(prompt_tokens=10, cached_tokens=4, generated_tokens=3)
-    scorer = Says(good=Judgment(score=1.0, usage=cost), bad=Judgment(failure=Failure("missing", "m"), usage=cost))
+    scorer = FixedScorer(
+        good=Judgment(score=1.0, usage=cost), bad=Judgment(failure=Failure("missing", "m"), usage=cost)
+    )
 
     async def work(client):
         rows = [{"prompt": "p", "responses": ["good", "bad", "bad"]}, {"prompt": "no response"}]
@@ -334,8 +336,8 @@ def test_metrics_count_responses_failures_tokens_and_time():
     assert count(text, "assay_ready") == 1
 
 
-def test_a_scorer_that_dies_is_told_to_those_who_wait_and_in_health():
-    class Dies(Says):
+def test_the_error_of_a_failed_scorer_is_in_all_responses_and_in_health():
+    class FailingScorer(FixedScorer):
         def stream(self, items):
             source = iter(items)
             yield from super().stream([next(source)])
@@ -350,42 +352,42 @@ def test_a_scorer_that_dies_is_told_to_those_who_wait_and_in_health():
         after = [await client.get(path) for path in ("/health", "/health/live")]
         return before, waiting, later, after
 
-    before, waiting, later, after = ask(Dies(), work)
-    assert before == [200, 200] and [one.status_code for one in after] == [503, 503]
-    assert after[0].json() == {"status": "failed", "scorer": "says"}
-    for told in (waiting, later):
-        assert told.status_code == 503 and "out of memory" in told.json()["error"]["message"]
+    before, waiting, later, after = ask(FailingScorer(), work)
+    assert before == [200, 200] and [entry.status_code for entry in after] == [503, 503]
+    assert after[0].json() == {"status": "failed", "scorer": "fixed"}
+    for response in (waiting, later):
+        assert response.status_code == 503 and "out of memory" in response.json()["error"]["message"]
 
 
 def test_a_draining_server_is_alive_and_not_ready():
     async def work(client):
         client.service.drain()
-        asked = await client.post("/score", json={"rows": [{"prompt": "p", "response": "r"}]})
-        return asked, [(await client.get(path)).status_code for path in ("/health", "/health/live")]
+        replies = await client.post("/score", json={"rows": [{"prompt": "p", "response": "r"}]})
+        return replies, [(await client.get(path)).status_code for path in ("/health", "/health/live")]
 
-    asked, health = ask(load_scorer("length"), work)
-    assert asked.status_code == 503 and asked.json()["error"]["reason"] == "draining"
-    assert asked.headers["retry-after"] == "1" and health == [503, 200]
+    replies, health = ask(load_scorer("length"), work)
+    assert replies.status_code == 503 and replies.json()["error"]["reason"] == "draining"
+    assert replies.headers["retry-after"] == "1" and health == [503, 200]
 
 
-def test_the_same_row_is_judged_by_the_same_id_wherever_it_stands():
+def test_a_row_has_the_same_id_in_every_request():
     async def work(client):
         row, other = {"prompt": "p", "response": "r"}, {"prompt": "q", "response": "r"}
         client.service._scorer.go.set()
         for rows in ([row], [other, row], [other | {"id": "own"}]):
             await client.post("/score", json={"rows": rows})
-        return [one.id for one in client.service._scorer.seen[1:]]
+        return [entry.id for entry in client.service._scorer.seen[1:]]
 
-    first, other, again, own = ask(Held(window=1), work)
+    first, other, again, own = ask(HeldScorer(window=1), work)
     assert first == again != other and own == "own"
 
 
-def test_items_hold_system_reference_and_rubric():
+def test_items_have_system_reference_and_rubric():
     async def work(client):
         client.service._scorer.go.set()
         row = {"prompt": "p", "response": "r", "system": "s", "reference": "f", "rubric": "u"}
         await client.post("/score", json={"rows": [row]})
         return client.service._scorer.seen[1]
 
-    item = ask(Held(), work)
+    item = ask(HeldScorer(), work)
     assert isinstance(item, Item) and (item.system, item.reference, item.rubric) == ("s", "f", "u")

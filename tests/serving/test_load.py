@@ -1,4 +1,4 @@
-"""64 clients at once for half a minute, on this machine alone: every answer right, nothing unbounded, nothing lost."""
+"""64 concurrent clients for half a minute: correct responses, a bounded queue, and no lost request."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ WORDS = ("why", "does", "the", "moon", "rise", "while", "seven", "foxes", "count
 
 @pytest.fixture(scope="module")
 def reward_model(tmp_path_factory):
-    from classic_rm.model import begin, save_model
-    from classic_rm.settings import Start
+    from classic_rm.model import initialise_model, save_model
+    from classic_rm.settings import ModelSettings
 
-    model, tokenizer = begin(Start(base="embedded:minilm"), seed=1)
+    model, tokenizer = initialise_model(ModelSettings(base="embedded:minilm"), seed=1)
     folder = tmp_path_factory.mktemp("rm") / "minilm"
     save_model(model, tokenizer, folder, {})
     return folder
 
 
-def made_rows() -> list[dict]:
+def random_rows() -> list[dict]:
     """Rows of one to four responses, of many lengths; some of them empty, which is a failure."""
     draw = random.Random(0)
 
@@ -46,53 +46,55 @@ def made_rows() -> list[dict]:
 
 
 def scores_of(row: dict) -> list[float | str]:
-    """A row's scores, or what its failure is, as the server answers it."""
+    """The scores of a row, or the reasons of its failures, in the server's response."""
     scores, failures = row.get("scores", [row.get("score")]), row.get("failures", [row.get("failure")])
     return [f["reason"] if f else s for s, f in zip(scores, failures, strict=True)]
 
 
 class Load:
-    """Clients that ask, compare each answer with the offline score, and count what they were told."""
+    """Clients that compare each response with the offline scores and count the status codes."""
 
     def __init__(self, url: str, rows: list[dict], expected: list[list[float | str]]) -> None:
         self.url, self.rows, self.expected = url, rows, expected
         self.sending = threading.Lock()
         self.stopped = False
-        self.told: Counter[int] = Counter()
-        self.wrong: list[object] = []
+        self.statuses: Counter[int] = Counter()
+        self.errors: list[object] = []
         self.sent = self.after_stop = 0
 
     def client(self, seed: int) -> None:
         draw = random.Random(seed)
         with httpx.Client(base_url=self.url, timeout=120) as http:
             while True:
-                places = draw.choices(range(len(self.rows)), k=draw.randint(1, 4))
+                indices = draw.choices(range(len(self.rows)), k=draw.randint(1, 4))
                 with self.sending:
                     if self.stopped:
                         return
                     self.sent += 1
                 try:
-                    answer = http.post("/score", json={"rows": [self.rows[place] for place in places]})
-                except httpx.HTTPError as error:  # a request that was sent and got no answer
-                    self.wrong.append(repr(error))
+                    answer = http.post("/score", json={"rows": [self.rows[index] for index in indices]})
+                except httpx.HTTPError as error:  # a request without a response
+                    self.errors.append(repr(error))
                     return
-                self._check(answer, places)
+                self._check(answer, indices)
                 if answer.status_code == 429:
                     time.sleep(float(answer.headers["retry-after"]) * draw.uniform(0.2, 0.6))
 
-    def _check(self, answer: httpx.Response, places: list[int]) -> None:
-        told = [scores_of(row) for row in answer.json()["rows"]] if answer.status_code == 200 else None
-        right = told is None or [len(t) for t in told] == [len(self.expected[p]) for p in places]
-        if told is not None and right:
+    def _check(self, answer: httpx.Response, indices: list[int]) -> None:
+        scores = [scores_of(row) for row in answer.json()["rows"]] if answer.status_code == 200 else None
+        right = scores is None or [len(t) for t in scores] == [len(self.expected[p]) for p in indices]
+        if scores is not None and right:
             pairs = [
-                (t, e) for row, p in zip(told, places, strict=True) for t, e in zip(row, self.expected[p], strict=True)
+                (t, e)
+                for row, p in zip(scores, indices, strict=True)
+                for t, e in zip(row, self.expected[p], strict=True)
             ]
             right = all(t == (e if isinstance(e, str) else pytest.approx(e, abs=1e-4)) for t, e in pairs)
         with self.sending:
-            self.told[answer.status_code] += 1
+            self.statuses[answer.status_code] += 1
             self.after_stop += self.stopped
             if not right:
-                self.wrong.append((places, told, [self.expected[p] for p in places]))
+                self.errors.append((indices, scores, [self.expected[p] for p in indices]))
 
 
 def memory(process: int) -> int:
@@ -103,7 +105,7 @@ def memory(process: int) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As the server has it: its clients need a core too, and torch's threads wait by spinning."""
+    """Use one thread like the server, because its clients need a core and torch's threads spin while they wait."""
     import torch
 
     threads = torch.get_num_threads()
@@ -114,11 +116,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_64_clients_for_30_seconds(reward_model, capsys):
-    rows = made_rows()
+    rows = random_rows()
     with load_scorer("bradley-terry", model=str(reward_model)) as scorer, one_thread():
         items = [to_item(str(i), row) for i, row in enumerate(rows)]
-        judged = [item for item in items if not hasattr(item, "reason")]
-        cards = {card.id: card for card in scorer.score(judged)}
+        readable = [item for item in items if not hasattr(item, "reason")]
+        cards = {card.id: card for card in scorer.score(readable)}
     expected = [
         [j.failure.reason if j.failure else j.score for j in cards[str(i)].judgments] if str(i) in cards else ["empty"]
         for i in range(len(rows))
@@ -142,21 +144,21 @@ def test_64_clients_for_30_seconds(reward_model, capsys):
                 deepest, scrapes = max(deepest, depth), scrapes + 1
                 grown.append(memory(server.process.pid))
                 time.sleep(0.25)
-        with load.sending:  # nothing is sent from here on: what is on its way must be answered
+        with load.sending:  # nothing is sent from here on; requests in transit must get a response
             load.stopped = True
-            before = load.told.total()
-            server.tell()
+            before = load.statuses.total()
+            server.send_signal()
         for thread in threads:
             thread.join(120)
-        code, said = server.end()
-    on_their_way = load.sent - before
+        code, output = server.end()
+    in_transit = load.sent - before
     with capsys.disabled():
         print(
-            f"\n{load.sent} requests in {SECONDS} s by {CLIENTS} clients: {dict(load.told)}; "
-            f"queue at most {deepest:g} of {QUEUE} in {scrapes} looks; {on_their_way} on their way at SIGTERM; "
+            f"\n{load.sent} requests in {SECONDS} s by {CLIENTS} clients: {dict(load.statuses)}; "
+            f"queue at most {deepest:g} of {QUEUE} in {scrapes} looks; {in_transit} in transit at SIGTERM; "
             f"memory {grown[len(grown) // 4] >> 20} to {max(grown) >> 20} MiB; exit {code}",
         )
-    assert load.wrong == [] and load.told.total() == load.sent
-    assert set(load.told) <= {200, 429, 503} and load.told[200] > 2 * CLIENTS and load.told[429] > 0
-    assert load.told[503] <= on_their_way and deepest > QUEUE / 2
-    assert code == 0 and "Traceback" not in said
+    assert load.errors == [] and load.statuses.total() == load.sent
+    assert set(load.statuses) <= {200, 429, 503} and load.statuses[200] > 2 * CLIENTS and load.statuses[429] > 0
+    assert load.statuses[503] <= in_transit and deepest > QUEUE / 2
+    assert code == 0 and "Traceback" not in output

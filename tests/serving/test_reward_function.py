@@ -1,4 +1,4 @@
-"""Rewards as trainers ask for them: one for each completion, None for a Failure, one Item for each prompt."""
+"""Reward functions: one reward per completion, None for a Failure, one Item per prompt."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from judges.scorer import Scorer
 from judges.types import REAL_LINE
 
 
-class Sees(Scorer):
-    """Remembers the Items; a response of digits scores its number, another is a Failure."""
+class RecordingScorer(Scorer):
+    """Records the Items; a response of digits scores its number, any other is a Failure."""
 
-    name = "sees"
+    name = "recording"
     scale = REAL_LINE
 
     def __init__(self):
@@ -34,36 +34,38 @@ def user(text):
     return [{"role": "user", "content": text}]
 
 
-def said(text):
+def assistant(text):
     return [{"role": "assistant", "content": text}]
 
 
-def test_completions_of_one_prompt_are_one_item_wherever_they_stand_and_rewards_keep_their_places():
-    scorer = Sees()
+def test_completions_of_one_prompt_are_one_item_and_rewards_keep_their_order():
+    scorer = RecordingScorer()
     prompts, completions = ["a", "a", "b", "a", "b"], ["1", "2", "3", "4", "5"]
     assert scorer.as_reward_function()(prompts=prompts, completions=completions) == [1, 2, 3, 4, 5]
     assert [(i.prompt, i.responses) for i in scorer.items] == [("a", ("1", "2", "4")), ("b", ("3", "5"))]
 
 
 def test_a_prompt_with_another_reference_is_another_item():
-    scorer = Sees()
+    scorer = RecordingScorer()
     reward = scorer.as_reward_function(reference="solution")
-    told = reward(prompts=["a"] * 3, completions=["1", "2", "3"], solution=["x", 7, "x"], rubric=["r", "r", "r"])
-    assert told == [1, 2, 3]
+    rewards = reward(prompts=["a"] * 3, completions=["1", "2", "3"], solution=["x", 7, "x"], rubric=["r", "r", "r"])
+    assert rewards == [1, 2, 3]
     assert [(i.reference, i.rubric, i.responses) for i in scorer.items] == [("x", "r", ("1", "3")), ("7", "r", ("2",))]
 
 
 def test_messages_and_text_give_the_same_item():
-    scorer = Sees()
+    scorer = RecordingScorer()
     reward = scorer.as_reward_function()
     blocks = [{"role": "user", "content": [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]}]
-    assert reward(prompts=["Hi there", user("Hi there"), blocks], completions=["1", said("2"), said("3")]) == [1, 2, 3]
+    assert reward(
+        prompts=["Hi there", user("Hi there"), blocks], completions=["1", assistant("2"), assistant("3")]
+    ) == [1, 2, 3]
     assert [i.responses for i in scorer.items] == [("1", "2", "3")]
 
 
 def test_a_completion_that_called_a_tool_is_judged_by_its_last_message():
-    turns = [*said("I look it up."), {"role": "tool", "content": "8"}, *said("9")]
-    assert Sees().as_reward_function()(prompts=[user("q")], completions=[turns]) == [9.0]
+    turns = [*assistant("I look it up."), {"role": "tool", "content": "8"}, *assistant("9")]
+    assert RecordingScorer().as_reward_function()(prompts=[user("q")], completions=[turns]) == [9.0]
 
 
 @pytest.mark.parametrize(
@@ -83,25 +85,28 @@ def test_a_completion_that_called_a_tool_is_judged_by_its_last_message():
         ([5], "9"),
     ],
 )
-def test_what_cannot_be_judged_is_none_and_the_others_are_scored(prompt, completion):
-    assert Sees().as_reward_function()(prompts=[prompt, "fine"], completions=[completion, "9"]) == [None, 9.0]
+def test_an_unreadable_sample_is_none_and_the_others_are_scored(prompt, completion):
+    assert RecordingScorer().as_reward_function()(prompts=[prompt, "fine"], completions=[completion, "9"]) == [
+        None,
+        9.0,
+    ]
 
 
 def test_a_failure_is_none_and_its_reason_and_share_are_logged(caplog):
     logged = {}
-    reward = Sees().as_reward_function(name="mine")
+    reward = RecordingScorer().as_reward_function(name="custom")
     with caplog.at_level(logging.WARNING):
-        told = reward(prompts=["a", "a"], completions=["5", "no"], log_metric=logged.__setitem__, trainer_state=None)
-    assert told == [5.0, None]
-    assert logged == {"rewards/mine/failed": 0.5}
-    assert "mine: 1 of 2 completions have no reward (1 missing); the first: no number" in caplog.text
+        rewards = reward(prompts=["a", "a"], completions=["5", "no"], log_metric=logged.__setitem__, trainer_state=None)
+    assert rewards == [5.0, None]
+    assert logged == {"rewards/custom/failed": 0.5}
+    assert "custom: 1 of 2 completions have no reward (1 missing); the first: no number" in caplog.text
     reward(prompts=["a"], completions=["5"], log_metric=logged.__setitem__)
-    assert logged == {"rewards/mine/failed": 0.0}
+    assert logged == {"rewards/custom/failed": 0.0}
 
 
-def test_when_nothing_can_be_judged_all_are_none():
-    assert Sees().as_reward_function()(prompts=["a", "b"], completions=["x", "y"]) == [None, None]
-    assert Sees().as_reward_function()(prompts=[], completions=[]) == []
+def test_if_nothing_can_be_scored_all_are_none():
+    assert RecordingScorer().as_reward_function()(prompts=["a", "b"], completions=["x", "y"]) == [None, None]
+    assert RecordingScorer().as_reward_function()(prompts=[], completions=[]) == []
 
 
 def test_a_comparing_judge_gives_each_completion_its_win_rate_in_the_group():
@@ -119,15 +124,15 @@ def test_a_comparing_judge_gives_each_completion_its_win_rate_in_the_group():
 
 
 def test_the_same_batch_gets_the_same_ids_in_every_call():
-    scorer = Sees()
+    scorer = RecordingScorer()
     for prompts in (["a", "b"], ["b", "a"]):
         scorer.as_reward_function()(prompts=prompts, completions=["1", "1"])
     ids = [item.id for item in scorer.items]
     assert ids[0] == ids[3] != ids[1] == ids[2]
 
 
-def test_a_column_that_is_named_and_not_there_is_an_error_and_so_are_lists_of_two_lengths():
-    reward = Sees().as_reward_function(reference="answer")
+def test_a_missing_column_and_lists_of_unequal_length_raise():
+    reward = RecordingScorer().as_reward_function(reference="answer")
     with pytest.raises(CannotRun, match="no column 'answer'"):
         reward(prompts=["a"], completions=["1"], solution=["x"])
     with pytest.raises(ValueError, match="1 prompts, and 2 completions"):

@@ -1,4 +1,4 @@
-"""Many workers give what one machine gives, whichever of them die."""
+"""Ray workers give the same output as a single machine, also when a worker or the driver dies."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WORDS = ["rain", "falls", "on", "the", "hill", "and", "river", "carries", "it", 
 def rows(path: Path, count: int) -> Path:
     draw = random.Random(3)
     text = lambda n: " ".join(draw.choice(WORDS) for _ in range(n))  # noqa: E731
-    made = [{"prompt": f"What is {text(4)}?", "response": text(draw.randint(3, 30))} for _ in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    contents = [{"prompt": f"What is {text(4)}?", "response": text(draw.randint(3, 30))} for _ in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in contents))
     return path
 
 
@@ -34,13 +34,13 @@ def assay(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
 
 
-def judged(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def small_reward_model(tmp_path_factory) -> Path:
-    """A one-label classifier on the embedded encoder: its head is drawn, which is enough to tell rewards apart."""
+    """A one-label classifier on the embedded encoder: its random head gives distinct rewards."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -67,35 +67,35 @@ def workers(name: str) -> list[int]:
 
 
 @pytest.mark.slow
-def test_three_workers_one_of_them_killed_give_what_one_machine_gives(tmp_path, small_reward_model):
+def test_three_workers_with_one_killed_equal_a_single_machine(tmp_path, small_reward_model):
     source = rows(tmp_path / "in.jsonl", 900)
     scorer = ("--scorer", f"bradley-terry,model={small_reward_model}", "--ordered")
     cluster = ("--ray", "local", "--workers", "3", "--cpus", "0.5", "--shard-rows", "30")
     run = assay(tmp_path, "score", source, *scorer, *cluster, "-o", "many.jsonl")
-    beside = tmp_path / "many.jsonl.run"
+    run_folder = tmp_path / "many.jsonl.run"
     until = time.monotonic() + 300
-    while len(list(beside.glob("*.done"))) < 6 and run.poll() is None and time.monotonic() < until:
+    while len(list(run_folder.glob("*.done"))) < 6 and run.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     victims = workers("ray::MapWorker")
-    assert len(victims) == 3 and len(list(beside.glob("*.done"))) < 25, "it is in the middle"
+    assert len(victims) == 3 and len(list(run_folder.glob("*.done"))) < 25, "in the middle of the run"
     os.kill(victims[1], signal.SIGKILL)
-    told = run.communicate(timeout=400)[1]
-    assert run.returncode == 0, told
+    stderr = run.communicate(timeout=400)[1]
+    assert run.returncode == 0, stderr
     alone = assay(tmp_path, "score", source, *scorer, "-o", "one.jsonl")
     assert alone.wait(timeout=400) == 0
-    many, one = judged(tmp_path / "many.jsonl"), judged(tmp_path / "one.jsonl")
+    many, single = read_rows(tmp_path / "many.jsonl"), read_rows(tmp_path / "one.jsonl")
     assert [row["row"] for row in many] == list(range(1, 901))
-    for ours, theirs in zip(many, one, strict=True):
-        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
-        assert {k: v for k, v in ours.items() if k not in ("score", "votes", "usage")} == {
-            k: v for k, v in theirs.items() if k not in ("score", "votes", "usage")
+    for left, right in zip(many, single, strict=True):
+        assert left["score"] == pytest.approx(right["score"], abs=1e-5)
+        assert {k: v for k, v in left.items() if k not in ("score", "votes", "usage")} == {
+            k: v for k, v in right.items() if k not in ("score", "votes", "usage")
         }
-    assert len({row["score"] for row in one}) > 800, "the rewards tell rows apart"
+    assert len({row["score"] for row in single}) > 800, "the rewards differ"
     assert workers("ray::MapWorker") == []
 
 
 @pytest.mark.slow
-def test_a_folder_becomes_a_folder_and_a_dead_driver_goes_on(tmp_path):
+def test_a_folder_is_scored_to_a_folder_and_a_killed_driver_resumes(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(6):
         rows(tmp_path / "in" / f"part-{number}.jsonl", 40)
@@ -108,37 +108,37 @@ def test_a_folder_becomes_a_folder_and_a_dead_driver_goes_on(tmp_path):
     run.kill()
     run.communicate()
     again = assay(tmp_path, *command)
-    told = again.communicate(timeout=300)[1]
-    assert again.returncode == 1 and "1 malformed" in told, told
+    stderr = again.communicate(timeout=300)[1]
+    assert again.returncode == 1 and "1 malformed" in stderr, stderr
     alone = assay(tmp_path, "score", "in", "--scorer", "length", "-o", "alone")
     assert alone.wait(timeout=100) == 1
     for number in range(6):
         name = f"part-{number}.jsonl"
-        assert judged(tmp_path / "out" / name) == judged(tmp_path / "alone" / name)
-    assert judged(tmp_path / "out" / "part-3.jsonl")[0]["id"] == "part-3/row-1"
+        assert read_rows(tmp_path / "out" / name) == read_rows(tmp_path / "alone" / name)
+    assert read_rows(tmp_path / "out" / "part-3.jsonl")[0]["id"] == "part-3/row-1"
 
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_two_workers_with_an_engine_each_judge_as_one_does(tmp_path):
+def test_two_workers_with_an_engine_each_equal_a_single_one(tmp_path):
     source = rows(tmp_path / "in.jsonl", 60)
     scorer = ("--scorer", "self-rewarding,votes=1,max_tokens=24", "--ordered")
     cluster = ("--ray", "local", "--workers", "2", "--cpus", "1", "--shard-rows", "15")
     run = assay(tmp_path, "score", source, *scorer, *cluster, "-o", "many.jsonl")
-    told = run.communicate(timeout=1500)[1]
-    assert run.returncode in (0, 1), told
+    stderr = run.communicate(timeout=1500)[1]
+    assert run.returncode in (0, 1), stderr
     alone = assay(tmp_path, "score", source, *scorer, "-o", "one.jsonl")
     alone.communicate(timeout=900)
-    key = lambda path: [(r["row"], r["score"], r["failure"], r["critique"]) for r in judged(path)]  # noqa: E731
+    key = lambda path: [(r["row"], r["score"], r["failure"], r["critique"]) for r in read_rows(path)]  # noqa: E731
     assert key(tmp_path / "many.jsonl") == key(tmp_path / "one.jsonl")
     assert workers("VLLM::") == []
 
 
-def test_what_a_cluster_cannot_do_is_said_before_it_starts(tmp_path):
+def test_options_that_do_not_work_on_a_cluster_are_refused_before_it_starts(tmp_path):
     source = rows(tmp_path / "in.jsonl", 3)
-    for more, says in (
-        (("--limit", "2"), "--limit, --sample and --reread are for one machine"),
+    for arguments, message in (
+        (("--limit", "2"), "--limit, --sample and --reread do not work with --ray"),
         (("-o", "-"), "not to standard output"),
     ):
-        run = assay(tmp_path, "score", source, "--scorer", "length", "--ray", "local", "-o", "out.jsonl", *more)
-        assert says in run.communicate(timeout=60)[1] and run.returncode == 2
+        run = assay(tmp_path, "score", source, "--scorer", "length", "--ray", "local", "-o", "out.jsonl", *arguments)
+        assert message in run.communicate(timeout=60)[1] and run.returncode == 2
