@@ -1,4 +1,4 @@
-"""What every training on transformers' Trainer shares: going on from a checkpoint, plain errors, whole folders."""
+"""Checkpoints of transformers' Trainer: resuming a killed run, errors that the user can fix, atomic folders."""
 
 from __future__ import annotations
 
@@ -16,59 +16,61 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def last_checkpoint(scratch: Path, fingerprint: str, anew: bool = False) -> Path | None:
-    """Where a killed run of the same rows and settings goes on; a half-written checkpoint is passed over.
+def last_checkpoint(scratch: Path, fingerprint: str, overwrite: bool = False) -> Path | None:
+    """The checkpoint from which a killed run of the same rows and settings resumes; None to start afresh.
 
-    Raises CannotRun when the folder holds another run; `anew`: that one is given up."""
+    Incomplete checkpoints are deleted. Raises CannotRun when `scratch` has the checkpoints of another run, unless
+    `overwrite` is set: they are deleted then."""
     manifest, run = scratch / "manifest.json", {"run": fingerprint}
-    before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
-    if before not in (None, run) and not anew:
-        raise CannotRun(f"{scratch} holds a run of other rows or settings; remove it, or give another -o")
-    if before != run:
+    existing = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+    if existing not in (None, run) and not overwrite:
+        raise CannotRun(f"{scratch} has checkpoints of other rows or settings: remove it, or give another -o")
+    if existing != run:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         part = manifest.with_suffix(".part")
         part.write_text(json.dumps(run), encoding="utf-8")
         part.replace(manifest)
-    found = []
+    checkpoints = []
     for folder in scratch.glob("checkpoint-*"):
         try:  # the state is what the Trainer writes last
             state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(state["global_step"]), folder))
+            checkpoints.append((int(state["global_step"]), folder))
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
-    return max(found)[1] if found else None
+    return max(checkpoints)[1] if checkpoints else None
 
 
 def run_trainer(trainer: Trainer, resume: Path | None, scratch: Path, batch_size: int, max_length: int) -> None:
-    """Train, from a checkpoint where there is one. Raises CannotRun for what the user can mend."""
+    """Train, from the checkpoint `resume` if given. Raises CannotRun for errors that the user can fix."""
     import torch
     from safetensors import SafetensorError
 
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError, SafetensorError) as error:
-        told = _told_plainly(error, scratch, batch_size, max_length)
-        if told is None:
+        user_error = _user_error(error, scratch, batch_size, max_length)
+        if user_error is None:
             raise
-        raise told from error
+        raise user_error from error
 
 
-def _told_plainly(error: BaseException, scratch: Path, batch_size: int, max_length: int) -> CannotRun | None:
-    """What the user can do about it; None for what is not theirs to mend."""
+def _user_error(error: BaseException, scratch: Path, batch_size: int, max_length: int) -> CannotRun | None:
+    """The error with its remedy; None where it is not the user's to fix."""
     import torch
     from safetensors import SafetensorError
 
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
-        return out_of_memory(batch_size, max_length)
-    disk = isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in text
-    if disk:
-        return CannotRun(f"{scratch}: a checkpoint cannot be written: {text.splitlines()[0]}; the one before is whole")
+        return out_of_memory_error(batch_size, max_length)
+    if isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in text:
+        reason = text.splitlines()[0]
+        return CannotRun(f"{scratch}: a checkpoint cannot be written: {reason}; the checkpoint before it is complete")
     return None
 
 
-def out_of_memory(batch_size: int, max_length: int) -> CannotRun:
+def out_of_memory_error(batch_size: int, max_length: int) -> CannotRun:
+    """The error to raise when training runs out of memory."""
     return CannotRun(
         f"out of memory at batch size {batch_size} and {max_length} tokens: halve --batch-size and double"
         " --accumulation, or add --checkpointing"
@@ -76,10 +78,10 @@ def out_of_memory(batch_size: int, max_length: int) -> CannotRun:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, whole under its name or not there at all: filled beside, then renamed.
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to `folder` when the block ends without an error.
 
-    Raises CannotRun where it cannot be written."""
+    An existing folder is replaced. Raises CannotRun when the folder cannot be written."""
     from safetensors import SafetensorError
 
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a reward model is trained on: functions of rewards, each with its source."""
+"""Losses of reward model training: Bradley–Terry with its margin and smoothing, centring, contrastive, uncertainty."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def bradley_terry(
     margin: torch.Tensor | float = 0.0,
     smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """−log σ(r_chosen − r_rejected − margin) of each comparison, in nats; shapes broadcast.
+    """The Bradley–Terry loss −log σ(r_chosen − r_rejected − margin) of each comparison, in nats; shapes broadcast.
 
-    The margin says how much better the chosen one was (Llama 2, Touvron et al. 2023, 3.2.2). With smoothing
-    ε the label is wrong with probability ε: (1 − ε)·(−log σ(d)) + ε·(−log σ(−d)).
+    The margin is how much better the chosen response is, in units of reward (Llama 2, Touvron et al. 2023, 3.2.2).
+    With smoothing ε the label is wrong with probability ε: (1 − ε)·(−log σ(d)) + ε·(−log σ(−d)).
 
     >>> [round(x, 4) for x in bradley_terry(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 0.0])).tolist()]
     [0.6931, 0.1269]
@@ -26,32 +26,35 @@ def bradley_terry(
 
 
 def centring(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """(r_chosen + r_rejected)² of each comparison: keeps rewards around zero, which Bradley–Terry leaves
-    free (arXiv 2312.09244, eq. 2, with weight 0.01)."""
+    """The centring penalty (r_chosen + r_rejected)² of each comparison.
+
+    It keeps the rewards around zero, since the Bradley–Terry loss does not fix their mean (arXiv 2312.09244, eq. 2,
+    with weight 0.01)."""
     return (chosen + rejected) ** 2
 
 
 def contrastive(chosen: torch.Tensor, rejected: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
-    """Chosen responses attract each other and repel the rejected: the mean over chosen i and other chosen j of
-    −log( exp(z_i·z_j/τ) / Σ_a exp(z_i·z_a/τ) ), a over all but i (Khosla et al. 2020, eq. 2), z of unit length.
+    """The supervised contrastive loss (Khosla et al. 2020, eq. 2) with the chosen responses as positives.
 
-    Embeddings of shape (pairs, size). Raises ValueError for fewer than two pairs: there is no positive then.
+    It is the mean over chosen i and other chosen j of −log( exp(z_i·z_j/τ) / Σ_a exp(z_i·z_a/τ) ), where a runs over
+    all responses but i, and z are the embeddings scaled to unit length. `chosen` and `rejected` have the shape
+    (pairs, size). Raises ValueError for fewer than two pairs, which have no positive.
     """
     pairs = len(chosen)
     if pairs < 2:
         raise ValueError("the contrastive term needs two pairs or more in a batch: another chosen is the positive")
     anchors = normalize(chosen.float(), dim=-1)
-    others = torch.cat([anchors, normalize(rejected.float(), dim=-1)])
-    similarity = anchors @ others.T / temperature
-    itself = torch.eye(pairs, len(others), dtype=torch.bool, device=similarity.device)
-    log_share = similarity - similarity.masked_fill(itself, float("-inf")).logsumexp(1, keepdim=True)
-    return -log_share[:, :pairs][~itself[:, :pairs]].mean()
+    candidates = torch.cat([anchors, normalize(rejected.float(), dim=-1)])
+    similarity = anchors @ candidates.T / temperature
+    is_anchor = torch.eye(pairs, len(candidates), dtype=torch.bool, device=similarity.device)
+    log_share = similarity - similarity.masked_fill(is_anchor, float("-inf")).logsumexp(1, keepdim=True)
+    return -log_share[:, :pairs][~is_anchor[:, :pairs]].mean()
 
 
 def certainty(margins: torch.Tensor) -> torch.Tensor:
-    """1 / (1 + variance over the ensemble) of each comparison, shape (comparisons,) from (comparisons, members).
+    """Uncertainty weights 1 / (1 + variance over the members), shape (comparisons,) from (comparisons, members).
 
-    A weight for each pair, without a gradient: pairs on which the members disagree teach less.
+    They have no gradient, and reduce the weight of pairs on which the ensemble's members disagree.
 
     >>> certainty(torch.tensor([[1.0, 1.0], [0.0, 2.0]])).tolist()
     [1.0, 0.5]
@@ -69,22 +72,22 @@ def objective(
     contrast: float = 0.0,
     uncertainty: bool = False,
 ) -> torch.Tensor:
-    """The loss of a batch: each prompt weighs as one, whatever the number of its comparisons.
+    """The training loss of a batch, a scalar in nats. Each prompt has the same weight, however many comparisons it has.
 
-    `rewards` (responses, members), `embeddings` (responses, size). The batch holds `comparisons` (n, 2), the
-    winner's and the loser's index, `weights` (n, members), which sum to one over a prompt's comparisons, and
-    `margins` (n,).
+    `rewards` has the shape (responses, members), `embeddings` (responses, size). The batch has `comparisons` (n, 2),
+    the indices of the chosen and of the rejected response; `weights` (n, members), which sum to one over a prompt's
+    comparisons; and `margins` (n,). `centre` and `contrast` are the weights of the centring and contrastive terms.
     """
-    won, lost = batch["comparisons"].unbind(1)
-    chosen, rejected = rewards[won], rewards[lost]
-    each = bradley_terry(chosen, rejected, batch["margins"][:, None], smoothing)
+    chosen_index, rejected_index = batch["comparisons"].unbind(1)
+    chosen, rejected = rewards[chosen_index], rewards[rejected_index]
+    losses = bradley_terry(chosen, rejected, batch["margins"][:, None], smoothing)
     if centre:
-        each = each + centre * centring(chosen, rejected)
+        losses = losses + centre * centring(chosen, rejected)
     weights = batch["weights"]
-    prompts = weights.sum(0).clamp(min=1e-12)  # before uncertainty: that weight is a pair's own, not renormalised
+    prompts = weights.sum(0).clamp(min=1e-12)  # before the uncertainty weights, which are not renormalised
     if uncertainty:
         weights = weights * certainty(chosen - rejected)[:, None]
-    loss = ((weights * each).sum(0) / prompts).mean()
+    loss = ((weights * losses).sum(0) / prompts).mean()
     if contrast:
-        loss = loss + contrast * contrastive(embeddings[won], embeddings[lost])
+        loss = loss + contrast * contrastive(embeddings[chosen_index], embeddings[rejected_index])
     return loss

@@ -1,4 +1,4 @@
-"""What a training is told: values, checked, without anything heavy to import."""
+"""Training settings as dataclasses, checked when they are created. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from judges.errors import CannotRun
 
 
 @dataclass(frozen=True)
-class Start:
-    """How training begins. `heads` rewards are read from one backbone; `layers` keeps only the first ones of a
-    decoder; `frozen` keeps the embeddings and the first layers as they are; `lora` is the adapters' rank, 0
-    trains every weight."""
+class ModelSettings:
+    """The model that training starts from.
+
+    `base` is a folder, a hub name or an `embedded:` name. `dropout` is applied before the reward head. `heads` is the
+    number of rewards that one backbone computes. `layers` keeps only the first layers of a decoder. `frozen` freezes
+    the embeddings and that many first layers. `lora` is the rank of the adapters; 0 trains all weights.
+    """
 
     base: str = "embedded:minilm"
     dropout: float = 0.1
@@ -23,11 +26,15 @@ class Start:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The defaults are those of the field; `centring` and `contrast` are weights of their terms, `smoothing` the
-    share of labels taken to be wrong, `evaluations` how often an epoch the held-out loss is measured,
-    `log_to` names of transformers' reporters (tensorboard, wandb)."""
+    """Settings of reward model training.
 
-    start: Start = Start()
+    `centring` and `contrast` weigh their terms of the loss, `smoothing` is the probability that a label is wrong (see
+    `losses`). `validation_share` of the prompts are held out; the held-out loss is measured `evaluations` times an
+    epoch, and training stops early after `patience` evaluations without an improvement. `log_to` names transformers'
+    reporters (tensorboard, wandb).
+    """
+
+    start: ModelSettings = ModelSettings()
     epochs: float = 1
     learning_rate: float = 1e-5
     batch_size: int = 16
@@ -52,20 +59,22 @@ class TrainingSettings:
         if self.contrast and self.batch_size < 2:
             raise CannotRun("the contrastive term needs two pairs or more in a batch")
         if self.uncertainty and self.start.heads < 2:
-            raise CannotRun("uncertainty weights need two heads or more: they weigh by how far these disagree")
+            raise CannotRun(
+                "uncertainty weights need two heads or more: they are computed from the disagreement of the heads"
+            )
         if not 0 <= self.smoothing < 0.5:
-            raise CannotRun(f"smoothing is a share of wrong labels from 0 to below 0.5, not {self.smoothing}")
+            raise CannotRun(f"smoothing must be from 0 to below 0.5, not {self.smoothing}")
         if not 0 < self.validation_share < 1:
-            raise CannotRun(f"the validation share is between 0 and 1, not {self.validation_share}")
+            raise CannotRun(f"the validation share must be between 0 and 1, not {self.validation_share}")
 
 
 @dataclass(frozen=True)
 class CritiqueSettings:
-    """How critique-out-loud is trained (Ankner et al. 2024, arXiv 2408.11791).
+    """Settings of critique-out-loud training (Ankner et al. 2024, arXiv 2408.11791).
 
-    `critique_weight` is λ in L = L_BT + λ·L_LM, the paper's 5/4. Own critiques are at most `critique_tokens`
-    long, sampled at `temperature`, the one at which several are averaged later. Of `training`, the learning
-    rate, the batches, the lengths and the rest hold for both trained stages.
+    `critique_weight` is λ in L = L_BT + λ·L_LM; the paper uses 5/4. The model's own critiques have at most
+    `critique_tokens` tokens and are sampled at `temperature`, which is also the one used when several critiques are
+    averaged. `training` applies to both trained stages.
     """
 
     training: TrainingSettings
@@ -75,4 +84,4 @@ class CritiqueSettings:
 
     def __post_init__(self) -> None:
         if self.critique_weight < 0 or self.temperature < 0 or self.critique_tokens < 1:
-            raise CannotRun("the critiques' weight and temperature are not below 0, their tokens at least 1")
+            raise CannotRun("the critiques' weight and temperature must be at least 0, their tokens at least 1")

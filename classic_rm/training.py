@@ -1,4 +1,4 @@
-"""A training from rows to a checkpoint: prepared, run on the Trainer, resumed, measured, saved."""
+"""Training a Bradley–Terry reward model: rows to a checkpoint with the statistics of its rewards."""
 
 from __future__ import annotations
 
@@ -16,264 +16,178 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from scipy.optimize import minimize_scalar
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
-from classic_rm.checkpoints import last_checkpoint, run_trainer, whole_folder
-from classic_rm.data import Counts, Example, encode_items, split_by_prompt, with_foreign_rejected
-from classic_rm.model import RewardNetwork, begin, max_length_of, save_model, write_statistics
-from classic_rm.prefix_sharing import allow_sharing
+from classic_rm.checkpoints import atomic_folder, last_checkpoint
+from classic_rm.data import Example, RowCounts, add_foreign_rejected, encode_items, split_by_prompt
+from classic_rm.early_stopping import ProgressReport, train_with_early_stopping, training_arguments
+from classic_rm.model import RewardNetwork, context_length, initialise_model, save_model, write_statistics
+from classic_rm.prefix_sharing import enable_prefix_sharing
 from classic_rm.reward_model import RewardModel
 from classic_rm.settings import TrainingSettings
-from classic_rm.trainer import MEASURES, Collator, Numbered, PairTrainer
+from classic_rm.trainer import Collator, PairTrainer, TrainingExample
 from judges.errors import CannotRun
 from judges.types import Failure, Item
 
 Rows = Sequence[tuple[int, Item | Failure]]
-Tell = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What came of a training. `history` has a row for each evaluation: step, epoch, loss and the measures
-    of `MEASURES` on held-out prompts; `best_step` is the one that was kept."""
+class TrainingResult:
+    """What a training did.
 
-    counts: Counts
-    train_prompts: int
-    held_rows: tuple[int, ...]
+    `history` has a row for each evaluation: step, epoch, and the loss and `METRICS` on training and held-out prompts.
+    `best_step` is the step with the lowest held-out loss, which was saved, with its `validation_loss` (in nats) and
+    `validation_accuracy`. `held_out_rows` are row numbers. `unshared_reason` is empty where each prompt was computed
+    once for its responses.
+    """
+
+    counts: RowCounts
+    train_rows: int
+    held_out_rows: tuple[int, ...]
     history: list[dict[str, float]] = field(repr=False)
     best_step: int
     validation_loss: float
     validation_accuracy: float
-    shares_prompts: str
-
-
-class Report(TrainerCallback):
-    """Steps and evaluations to whoever watches."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self._tell("step", {"step": state.global_step, "of": state.max_steps})
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and (rows := evaluations(state.log_history)):
-            self._tell("evaluation", dict(rows[-1]))
-
-
-def evaluations(log_history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """The Trainer's log as one row for each evaluation, with the training measures since the one before."""
-    found: dict[int, dict[str, float]] = {}
-    for entry in log_history:
-        if "train_runtime" in entry:  # the Trainer's summary of the whole run
-            continue
-        row = found.setdefault(int(entry["step"]), {"step": float(entry["step"])})
-        row |= {key: value for key, value in entry.items() if isinstance(value, int | float)}
-    return [row for row in found.values() if "eval_loss" in row]
+    unshared_reason: str
 
 
 def train(
     rows: Rows,
     settings: TrainingSettings,
     output: Path,
-    tell: Tell = lambda kind, values: None,
-    finish: Callable[[Path, Trained], None] = lambda folder, trained: None,
+    report: ProgressReport = lambda event, values: None,
+    finish: Callable[[Path, TrainingResult], None] = lambda folder, result: None,
     member: int = 0,
-) -> Trained:
-    """Train on numbered rows and save a plain checkpoint at `output`.
+) -> TrainingResult:
+    """Train on numbered rows and save a transformers checkpoint at `output`.
 
-    The step with the lowest loss on held-out prompts is kept. A run that was killed goes on from its last
-    checkpoint beside `output`. `finish` may add to the checkpoint's folder before it gets its name. `member`
-    makes another model of an ensemble: other head, other order, the same split.
+    Training stops early and saves the step with the lowest loss on held-out prompts. A killed run resumes from its last
+    checkpoint in `OUTPUT.training`. `report` receives progress events. `finish` may add files to the checkpoint's
+    folder before it is renamed to `output`. `member` is the index in an ensemble: members differ in the head and the
+    order of the rows, and share the held-out prompts.
 
-    Raises CannotRun with fewer than two usable rows, when the loss is not a number, and out of memory.
+    Raises CannotRun with usable rows of fewer than two prompts, when the loss is not finite, and out of memory.
     """
-    model, tokenizer = begin(settings.start, settings.seed + member)
-    limit = min(settings.max_length, max_length_of(model, tokenizer))
-    prepared = _prepare(rows, tokenizer, settings, limit, member)
+    model, tokenizer = initialise_model(settings.start, settings.seed + member)
+    max_length = min(settings.max_length, context_length(model, tokenizer))
+    dataset = _prepare(rows, tokenizer, settings, max_length, member)
     network = RewardNetwork(model, settings.start.dropout)
-    why_not = "asked not to" if not settings.share_prompts else "it is an encoder"
+    unshared_reason = "share_prompts is off" if not settings.share_prompts else "it is an encoder"
     if settings.share_prompts and network.decoder:
-        why_not = allow_sharing(network.plain, limit) or ""
+        unshared_reason = enable_prefix_sharing(network.pretrained, max_length) or ""
     processes = PartialState()
     if processes.is_main_process:
-        sizes = {"train": len(prepared.train), "held": len(prepared.held)}
-        tell("begin", {"counts": str(prepared.counts), "why_not": why_not, **sizes})
+        sizes = {"train": len(dataset.train), "held": len(dataset.held_out)}
+        report("begin", {"counts": str(dataset.counts), "unshared_reason": unshared_reason, **sizes})
 
     scratch = output.with_name(f"{output.name}.training")
     with processes.main_process_first():
-        resume = last_checkpoint(scratch, _fingerprint(prepared, settings, member))
-    if "tensorboard" in settings.log_to:  # beside the output: the scratch folder goes when the run ends
+        resume = last_checkpoint(scratch, _fingerprint(dataset, settings, member))
+    if "tensorboard" in settings.log_to:  # beside the output, since the scratch folder is deleted at the end
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output.with_name(f"{output.name}.logs")))
     trainer = PairTrainer(
         model=network,
-        args=arguments(settings, scratch, len(prepared.train), settings.seed + member),
-        train_dataset=prepared.train,
-        eval_dataset=prepared.held,
-        data_collator=Collator(tokenizer.pad_token_id, packed=not why_not),
-        compute_metrics=lambda told: dict(zip(MEASURES, told.predictions.mean(0).tolist(), strict=True)),
-        callbacks=[EarlyStoppingCallback(settings.patience), Report(tell)],
+        args=training_arguments(settings, scratch, len(dataset.train), settings.seed + member),
+        train_dataset=dataset.train,
+        eval_dataset=dataset.held_out,
+        data_collator=Collator(tokenizer.pad_token_id, packed=not unshared_reason),
         settings=settings,
-        group=bool(why_not),
+        group_by_length=bool(unshared_reason),
     )
-    trainer.remove_callback(PrinterCallback)
-    run_trainer(trainer, resume, scratch, settings.batch_size, settings.max_length)
-    trained = _trained(trainer, prepared, why_not)
-    # FSDP holds a model in pieces: all processes together make it whole.
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
-    if trainer.is_world_process_zero():
-        _save(state, trainer, tokenizer, settings, output, trained, [one.example for one in prepared.held], finish)
-        shutil.rmtree(scratch, ignore_errors=True)
-    processes.wait_for_everyone()
-    return trained
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    counts: Counts
-    train: list[Numbered]
-    held: list[Numbered]
-
-
-def _prepare(rows: Rows, tokenizer: Any, settings: TrainingSettings, limit: int, member: int) -> _Prepared:
-    """Rows as token ids, split by prompt. Raises CannotRun with fewer than two prompts."""
-    if settings.foreign_rejected:
-        rows = list(with_foreign_rejected(rows, settings.seed))
-    examples, counts = encode_items(tokenizer, rows, limit)
-    if len({example.prompt for example in examples}) < 2:
-        raise CannotRun(f"training needs usable preference rows of two prompts or more; there are {counts}")
-    dropped = {row for taken in counts.dropped.values() for row in taken}
-    numbers = [number for number, _ in rows if number not in dropped]
-    draws = _bootstrap(len(examples), settings.start.heads, settings.seed + member)
-    kept, _ = split_by_prompt(examples, settings.validation_share, settings.seed)
-    learned = {id(example) for example in kept}
-    numbered = [Numbered(n, e, d) for n, e, d in zip(numbers, examples, draws, strict=True)]
-    return _Prepared(
-        counts,
-        [one for one in numbered if id(one.example) in learned],
-        [one for one in numbered if id(one.example) not in learned],
-    )
-
-
-def _trained(trainer: Trainer, prepared: _Prepared, why_not: str) -> Trained:
-    history = evaluations(trainer.state.log_history)
+    history = train_with_early_stopping(trainer, settings, scratch, resume, report)
     best = min(history, key=lambda row: row["eval_loss"])
-    return Trained(
-        counts=prepared.counts,
-        train_prompts=len(prepared.train),
-        held_rows=tuple(one.row for one in prepared.held),
+    result = TrainingResult(
+        counts=dataset.counts,
+        train_rows=len(dataset.train),
+        held_out_rows=tuple(item.row for item in dataset.held_out),
         history=history,
         best_step=int(best["step"]),
         validation_loss=best["eval_loss"],
         validation_accuracy=best["eval_accuracy"],
-        shares_prompts=why_not,
+        unshared_reason=unshared_reason,
     )
+    # FSDP shards the weights: all processes take part in gathering them.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if trainer.is_world_process_zero():
+        network = trainer.accelerator.unwrap_model(trainer.model)
+        if state is not None:
+            network = RewardNetwork(initialise_model(settings.start, settings.seed)[0], 0.0)
+            network.load_state_dict(state)
+        training_info = {"heads": settings.start.heads, "settings": asdict(settings)}
+        with atomic_folder(output) as folder:
+            save_model(network.model.to("cpu").eval(), tokenizer, folder, training_info)
+            saved = RewardModel(str(folder), batch_size=settings.batch_size)
+            measured = measure_rewards(saved, [item.example for item in dataset.held_out])
+            write_statistics(folder, training_info | measured)
+            finish(folder, result)
+        shutil.rmtree(scratch, ignore_errors=True)
+    processes.wait_for_everyone()
+    return result
 
 
-def arguments(settings: TrainingSettings, scratch: Path, rows: int, seed: int) -> TrainingArguments:
-    capable = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    batches = math.ceil(rows / (settings.batch_size * PartialState().num_processes))
-    steps = max(1, math.ceil(settings.epochs * math.ceil(batches / settings.accumulation)))
-    every = math.ceil(steps / max(1, round(settings.epochs * settings.evaluations)))
-    # Not after a handful of steps, which teach nothing about the held-out loss, but once an epoch at least.
-    every = max(1, every, min(20, steps // max(1, math.ceil(settings.epochs))))
-    made = TrainingArguments(
-        output_dir=str(scratch),
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        gradient_checkpointing=settings.checkpointing,
-        weight_decay=settings.weight_decay,
-        warmup_steps=settings.warmup_share,
-        lr_scheduler_type="cosine",
-        max_grad_norm=1.0,
-        bf16=capable,
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        restore_callback_states_from_checkpoint=True,
-        logging_strategy="steps",
-        logging_steps=every,
-        report_to=list(settings.log_to) or "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        seed=seed,
-        data_seed=seed,
-        dataloader_pin_memory=torch.cuda.is_available(),
+@dataclass(frozen=True)
+class _Dataset:
+    counts: RowCounts
+    train: list[TrainingExample]
+    held_out: list[TrainingExample]
+
+
+def _prepare(rows: Rows, tokenizer: Any, settings: TrainingSettings, max_length: int, member: int) -> _Dataset:
+    """Encode the rows and split them by prompt. Raises CannotRun with fewer than two prompts."""
+    if settings.foreign_rejected:
+        rows = list(add_foreign_rejected(rows, settings.seed))
+    examples, counts = encode_items(tokenizer, rows, max_length)
+    if len({example.prompt for example in examples}) < 2:
+        raise CannotRun(f"training needs usable preference rows of two prompts or more; there are {counts}")
+    dropped = {row for dropped_rows in counts.dropped.values() for row in dropped_rows}
+    numbers = [number for number, _ in rows if number not in dropped]
+    draws = _bootstrap(len(examples), settings.start.heads, settings.seed + member)
+    train_ids = {id(example) for example in split_by_prompt(examples, settings.validation_share, settings.seed)[0]}
+    items = [TrainingExample(n, e, d) for n, e, d in zip(numbers, examples, draws, strict=True)]
+    return _Dataset(
+        counts,
+        [item for item in items if id(item.example) in train_ids],
+        [item for item in items if id(item.example) not in train_ids],
     )
-    made._n_gpu = min(1, made.n_gpu)  # several GPUs are several processes; a packed row cannot be scattered
-    return made
 
 
 def _bootstrap(rows: int, heads: int, seed: int) -> list[tuple[float, ...]]:
-    """How often each head's bootstrap sample holds each row; one head sees every row once.
+    """How often each head's bootstrap sample contains each row; a single head has every row once.
 
-    Poisson(1) draws are the bootstrap's limit (Oza and Russell 2001), and let heads share every batch.
+    Poisson(1) counts are the limit of the bootstrap (Oza and Russell 2001), and let the heads share every batch.
     """
     if heads == 1:
         return [(1.0,)] * rows
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.poisson(torch.ones(rows, heads), generator=generator)
-    return [tuple(row) for row in drawn.tolist()]
+    counts = torch.poisson(torch.ones(rows, heads), generator=generator)
+    return [tuple(row) for row in counts.tolist()]
 
 
-def _fingerprint(prepared: _Prepared, settings: TrainingSettings, member: int) -> str:
+def _fingerprint(dataset: _Dataset, settings: TrainingSettings, member: int) -> str:
     digest = hashlib.sha256(json.dumps([asdict(settings), member], sort_keys=True).encode())
-    for one in [*prepared.train, *prepared.held]:
-        digest.update(repr((one.row, one.example.comparisons, one.example.margin)).encode())
-        for ids in one.example.responses:
+    for item in [*dataset.train, *dataset.held_out]:
+        digest.update(repr((item.row, item.example.comparisons, item.example.margin)).encode())
+        for ids in item.example.responses:
             digest.update(bytes(memoryview(ids)))  # type: ignore[arg-type]
     return digest.hexdigest()
 
 
-def _save(
-    state: dict[str, torch.Tensor] | None,
-    trainer: Trainer,
-    tokenizer: Any,
-    settings: TrainingSettings,
-    output: Path,
-    trained: Trained,
-    held: Sequence[Example],
-    finish: Callable[[Path, Trained], None],
-) -> None:
-    """Write the checkpoint, read it back, and measure on held-out prompts what its rewards are."""
-    network = trainer.accelerator.unwrap_model(trainer.model)
-    if state is not None:
-        model, _ = begin(settings.start, settings.seed)
-        network = RewardNetwork(model, 0.0)
-        network.load_state_dict(state)
-    about = {"heads": settings.start.heads, "settings": asdict(settings)}
-    with whole_folder(output) as folder:
-        save_model(network.model.to("cpu").eval(), tokenizer, folder, about)
-        measured = measure(RewardModel(str(folder), batch_size=settings.batch_size), held)
-        write_statistics(folder, about | measured)
-        finish(folder, trained)
-
-
-def measure(model: RewardModel, examples: Sequence[Example]) -> dict[str, float]:
-    """Mean and deviation of the rewards, and the temperature T under which σ(margin / T) is the likeliest."""
-    rewards = [[statistics.fmean(heads) for heads in group] for group in model.rewards([e.responses for e in examples])]
-    every = [reward for group in rewards for reward in group]
+def measure_rewards(model: RewardModel, examples: Sequence[Example]) -> dict[str, float]:
+    """Statistics of the rewards: `mean`, `deviation` (the population standard deviation), the number of `responses`,
+    and the `temperature` T that maximises the likelihood of the comparisons under P(chosen) = σ(margin / T)."""
+    groups = [[statistics.fmean(heads) for heads in group] for group in model.rewards([e.responses for e in examples])]
+    rewards = [reward for group in groups for reward in group]
     margins = torch.tensor(
-        [group[i] - group[j] for group, e in zip(rewards, examples, strict=True) for i, j in e.comparisons]
+        [group[i] - group[j] for group, e in zip(groups, examples, strict=True) for i, j in e.comparisons]
     )
-    fitted = minimize_scalar(
+    log_temperature = minimize_scalar(
         lambda log_t: float(torch.nn.functional.softplus(-margins / math.exp(log_t)).mean()),
         bounds=(-5, 5),
         method="bounded",
-    )
+    ).x
     return {
-        "mean": statistics.fmean(every),
-        "deviation": statistics.pstdev(every),
-        "temperature": math.exp(fitted.x),
-        "responses": len(every),
+        "mean": statistics.fmean(rewards),
+        "deviation": statistics.pstdev(rewards),
+        "temperature": math.exp(log_temperature),
+        "responses": len(rewards),
     }

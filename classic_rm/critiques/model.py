@@ -1,4 +1,7 @@
-"""A causal LM that writes a critique, and a head that reads the reward at its end (arXiv 2408.11791)."""
+"""The critique-out-loud model: a causal LM that writes a critique, and a head that computes a reward at its end.
+
+Ankner et al. 2024, arXiv 2408.11791.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from classic_rm.data import Encoded
-from classic_rm.model import last_states, load_tokenizer, reading
+from classic_rm.data import EncodedResponse
+from classic_rm.model import last_token_states, load_tokenizer, quiet_loading, save_pretrained
 from classic_rm.reward_model import RewardModel
 from classic_rm.vllm_pooling import PoolingModel
 from judges.engines.base import RequestFailed
@@ -23,11 +26,11 @@ from judges.errors import CannotRun
 from judges.types import Failure, Message
 
 HEAD = "head.safetensors"
-ABOUT = "critique.json"
+CONFIG = "critique.json"
 TEMPLATE = "template.md"
 _INDEX = "model.safetensors.index.json"
-# For a model without a chat template: turns by their role, the assistant's closed by the end of text.
-_PLAIN_TURNS = (
+# The chat template of a model without one: each turn after its role, the assistant's ended by the end of text.
+_DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] }}"
     "{{ eos_token if message['role'] == 'assistant' else '' }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:\n{% endif %}"
@@ -35,32 +38,34 @@ _PLAIN_TURNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A conversation's ids that ends with the critique as the assistant's turn; its tokens begin at `start`.
+class CritiqueTokens:
+    """The token ids of a conversation that ends with the critique as the assistant's turn, from index `start` on.
 
-    The last of them is what the chat template writes last for that turn: its end of turn and, in some
-    families, a line break behind it. The reward is read there."""
+    The last token is what the chat template writes last for that turn: its end of turn and, in some families, a line
+    break after it. The reward is read there."""
 
     ids: list[int]
     start: int
 
 
-def critique_turn(tokenizer: Any, messages: tuple[Message, ...], critique: str, max_length: int) -> Turn | Failure:
-    """The ids of a critique after its judging prompt. Never cut: one that does not fit is a Failure."""
+def encode_critique(
+    tokenizer: Any, messages: tuple[Message, ...], critique: str, max_length: int
+) -> CritiqueTokens | Failure:
+    """Encode a critique after its prompt. One of more than `max_length` tokens is a Failure: nothing is cut."""
     try:
-        asked, written = conversation_ids(tokenizer, messages, critique)
+        prompt, answer = conversation_ids(tokenizer, messages, critique)
     except RequestFailed as error:
         return error.failure
-    if not asked:
+    if not prompt:
         return Failure("malformed", "the chat template does not show where the assistant's turn begins")
-    if len(asked) + len(written) > max_length:
-        size = len(asked) + len(written)
+    if len(prompt) + len(answer) > max_length:
+        size = len(prompt) + len(answer)
         return Failure("too-long", f"prompt and critique take {size} tokens, the model reads {max_length}")
-    return Turn(asked + written, len(asked))
+    return CritiqueTokens(prompt + answer, len(prompt))
 
 
 class RewardHead(nn.Module):
-    """Dropout, linear h→h, tanh, dropout, linear h→1: states (rows, h) to rewards (rows, 1)."""
+    """Dropout, linear h→h, tanh, dropout, linear h→1: from states (rows, h) to float32 rewards (rows, 1)."""
 
     def __init__(self, size: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -69,14 +74,15 @@ class RewardHead(nn.Module):
         self.out = nn.Linear(size, 1)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        inner = torch.tanh(self.dense(self.dropout(states.float())))
-        reward: torch.Tensor = self.out(self.dropout(inner))
+        hidden = torch.tanh(self.dense(self.dropout(states.float())))
+        reward: torch.Tensor = self.out(self.dropout(hidden))
         return reward.float()
 
 
 class CritiqueNetwork(nn.Module):
-    """Token ids of finished critiques to raw rewards, read from the last layer's state, behind its norm, at the
-    last attended token of each."""
+    """Computes raw rewards of finished critiques from their token ids.
+
+    The head reads the last layer's normalised state at the last attended token of each critique."""
 
     decoder = True
 
@@ -87,7 +93,7 @@ class CritiqueNetwork(nn.Module):
         self.head = RewardHead(lm.config.hidden_size, dropout)
 
     @property
-    def plain(self) -> Any:
+    def pretrained(self) -> Any:
         return self.lm
 
     def forward(
@@ -97,13 +103,13 @@ class CritiqueNetwork(nn.Module):
         position_ids: torch.Tensor | None = None,
         segments: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(rewards of shape (critiques, 1), the states they are read from): a packed batch or padded rows."""
-        states = last_states(self.lm, input_ids, attention_mask, position_ids, segments)
+        """Compute (rewards (critiques, 1), states (critiques, hidden size)) of a packed batch or of padded rows."""
+        states = last_token_states(self.lm, input_ids, attention_mask, position_ids, segments)
         return self.head(states), states
 
 
-class HeadModel(RewardModel):
-    """The trained head under transformers. A judging prompt is computed once for all its critiques."""
+class CritiqueRewardModel(RewardModel):
+    """The trained head under transformers. A prompt is computed once for all its critiques."""
 
     def _load(self, model: str, dtype: str, remote_code: bool) -> tuple[Any, Any]:
         path = Path(resolve_model(model))
@@ -112,15 +118,14 @@ class HeadModel(RewardModel):
         load_head(network.head, path)
         return network.eval(), tokenizer
 
-    def encode(self, messages: tuple[Message, ...], response: str) -> Encoded | Failure:
-        return _encoded(critique_turn(self.tokenizer, messages, response, self.max_length))
+    def encode(self, messages: tuple[Message, ...], response: str) -> EncodedResponse | Failure:
+        return _as_response(encode_critique(self.tokenizer, messages, response, self.max_length))
 
 
-class PooledHead(PoolingModel):
-    """The trained head on hidden states from vLLM's pooling runner: the LM's own, neither normalised nor
-    activated."""
+class PooledCritiqueRewardModel(PoolingModel):
+    """The trained head on vLLM's pooling runner, which returns the LM's hidden states without normalising them."""
 
-    _runner: ClassVar[dict[str, Any]] = {"convert": "embed"}
+    _extra_settings: ClassVar[dict[str, Any]] = {"convert": "embed"}
 
     def __init__(self, model: str, max_length: int | None = None) -> None:
         path = Path(resolve_model(model))
@@ -129,27 +134,27 @@ class PooledHead(PoolingModel):
         load_head(self._head, path)
         super().__init__(model, max_length)
 
-    def encode(self, messages: tuple[Message, ...], response: str) -> Encoded | Failure:
-        return _encoded(critique_turn(self.tokenizer, messages, response, self.max_length))
+    def encode(self, messages: tuple[Message, ...], response: str) -> EncodedResponse | Failure:
+        return _as_response(encode_critique(self.tokenizer, messages, response, self.max_length))
 
-    def _values(self, prompts: list[Any], parameters: Any) -> list[tuple[float, ...]]:
-        told = self._engine.embed(prompts, pooling_params=parameters, use_tqdm=False)
+    def _run(self, prompts: list[Any], parameters: Any) -> list[tuple[float, ...]]:
+        outputs = self._engine.embed(prompts, pooling_params=parameters, use_tqdm=False)
         with torch.inference_mode():
-            rewards = self._head(torch.tensor([output.outputs.embedding for output in told]))
+            rewards = self._head(torch.tensor([output.outputs.embedding for output in outputs]))
         return [tuple(row) for row in rewards.tolist()]
 
 
-def _encoded(turn: Turn | Failure) -> Encoded | Failure:
-    return turn if isinstance(turn, Failure) else Encoded(turn.ids)
+def _as_response(critique: CritiqueTokens | Failure) -> EncodedResponse | Failure:
+    return critique if isinstance(critique, Failure) else EncodedResponse(critique.ids)
 
 
 def load_lm(path: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """(causal LM, tokenizer). Raises CannotRun when it is not one."""
+    """Load (causal LM, tokenizer). Raises CannotRun for another kind of model, or one that cannot be loaded."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-    with reading(path):
+    with quiet_loading(path):
         config = AutoConfig.from_pretrained(path)
         if config.model_type in MASKED or config.model_type not in CAUSAL:
             raise CannotRun(f"{path!r} is a {config.model_type}, which writes no text: critiques need a causal LM")
@@ -157,68 +162,63 @@ def load_lm(path: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
         return lm, load_tokenizer(path)
 
 
-def begin_lm(base: str) -> tuple[Any, Any]:
-    """(causal LM, tokenizer) to train from, which ends its turns where its chat template does.
+def initialise_lm(base: str) -> tuple[Any, Any]:
+    """Load (causal LM, tokenizer) to train from, with generation ending where the chat template ends a turn.
 
-    A model without a chat template gets a plain one. Raises CannotRun where nothing could end a turn."""
+    A model without a chat template gets a simple one. Raises CannotRun where no token could end a turn."""
     lm, tokenizer = load_lm(resolve_model(base))
     if getattr(tokenizer, "chat_template", None) is None:
         if tokenizer.eos_token is None:
-            raise CannotRun(f"{base!r} has neither a chat template nor an end of text: nothing ends a critique")
-        tokenizer.chat_template = _PLAIN_TURNS
+            raise CannotRun(f"{base!r} has neither a chat template nor an end of text: no token could end a critique")
+        tokenizer.chat_template = _DEFAULT_CHAT_TEMPLATE
     if (end := _end_of_turn(tokenizer)) is not None:
-        ends = lm.generation_config.eos_token_id
-        known = [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [ends]
-        if end not in known:  # else what it learns to write would not stop an engine
-            lm.generation_config.eos_token_id = [*known, end]
+        eos = lm.generation_config.eos_token_id
+        stop_ids = [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
+        if end not in stop_ids:  # otherwise an engine would not stop at the end of turn that the LM learns to write
+            lm.generation_config.eos_token_id = [*stop_ids, end]
     return lm, tokenizer
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:
-    """The control token that the chat template writes behind an assistant's turn, if it writes one."""
-    _, written = conversation_ids(tokenizer, ({"role": "user", "content": "a"},), "b")
+    """The control token that the chat template writes after an assistant's turn, if it writes one."""
+    _, answer = conversation_ids(tokenizer, ({"role": "user", "content": "a"},), "b")
     control = control_tokens(tokenizer)
-    return next((token for token in written if token in control), None)
+    return next((token for token in answer if token in control), None)
 
 
 def save_critique_model(
-    network: CritiqueNetwork, tokenizer: Any, folder: Path, template: str, about: dict[str, Any]
+    network: CritiqueNetwork, tokenizer: Any, folder: Path, template: str, config: dict[str, Any]
 ) -> None:
-    """Into `folder`: the LM as a plain checkpoint, the head beside it, the judging template, and what is known.
+    """Save the LM as a transformers checkpoint with the head, the prompt template and `critique.json` beside it.
 
-    An index names the LM's files: vLLM would take every .safetensors file in the folder for the LM's."""
-    save_lm(network.lm, tokenizer, folder)
+    An index names the LM's files, since vLLM would otherwise load every .safetensors file in the folder."""
+    save_pretrained(network.lm, tokenizer, folder)
     if not (folder / _INDEX).is_file():
         from safetensors import safe_open
 
-        with safe_open(folder / "model.safetensors", "pt") as held:
-            names = list(held.keys())
+        with safe_open(folder / "model.safetensors", "pt") as tensors:
+            names = list(tensors.keys())
         size = (folder / "model.safetensors").stat().st_size
         index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, "model.safetensors")}
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.head.state_dict().items()}
     save_file(weights, folder / HEAD)
     (folder / TEMPLATE).write_text(template, encoding="utf-8")
-    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def save_lm(lm: Any, tokenizer: Any, folder: Path) -> None:
-    if lm.config._attn_implementation.startswith("assay"):
-        lm.set_attn_implementation("sdpa")
-    lm.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def read_critique_config(folder: str | Path) -> dict[str, Any]:
+    """Read `critique.json`: the kind, the template's name and digest, the token limit of critiques, the settings.
 
-
-def read_about(folder: str | Path) -> dict[str, Any]:
-    """What training wrote of a critique model. Raises CannotRun where it is not there."""
-    file = Path(folder) / ABOUT
+    Raises CannotRun when it cannot be read."""
+    file = Path(folder) / CONFIG
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CannotRun(
             f"{file}: cannot be read ({error}); 'assay train --kind critique-out-loud' writes it"
         ) from error
-    return found
+    return config
 
 
 def _head_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -230,7 +230,7 @@ def _head_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def load_head(head: RewardHead, folder: Path) -> None:
-    """Raises CannotRun where the folder holds no head, or one of another size."""
+    """Load a trained head. Raises CannotRun where the folder has none, or one of another size."""
     try:
         head.load_state_dict(_head_weights(folder))
     except RuntimeError as error:
@@ -238,10 +238,10 @@ def load_head(head: RewardHead, folder: Path) -> None:
 
 
 def weights_size(folder: str | Path) -> int:
-    """Bytes of the weights in a folder."""
+    """The size of the weights in a folder, in bytes."""
     return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
 
 
-def open_head(folder: str, engine: str) -> HeadModel | PooledHead:
-    """The trained head under transformers, or on vLLM's pooling runner."""
-    return PooledHead(folder) if engine == "vllm" else HeadModel(folder)
+def load_critique_reward_model(folder: str, engine: str) -> CritiqueRewardModel | PooledCritiqueRewardModel:
+    """The trained head under transformers, or on vLLM's pooling runner with engine "vllm"."""
+    return PooledCritiqueRewardModel(folder) if engine == "vllm" else CritiqueRewardModel(folder)

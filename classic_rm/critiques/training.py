@@ -1,7 +1,8 @@
-"""Critique-out-loud from rows to a folder, in three stages (Ankner et al. 2024, arXiv 2408.11791): learn given
-critiques, write one's own, learn the reward at the end of those.
+"""Training critique-out-loud from rows to a folder in three stages (Ankner et al. 2024, arXiv 2408.11791).
 
-Each stage leaves its result beside the output; a run that was killed goes on behind the last whole one.
+Stage 1 trains the LM on given critiques. In stage 2 it writes its own critiques. Stage 3 trains the reward head at the
+end of those, together with the LM. Each stage writes its result to `OUTPUT.training`; a killed run resumes after the
+last complete stage.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import gc
 import hashlib
 import json
 import shutil
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,35 +19,34 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback
-from transformers.trainer_callback import PrinterCallback
 
-from classic_rm.checkpoints import last_checkpoint, run_trainer, whole_folder
+from classic_rm.checkpoints import atomic_folder, last_checkpoint
 from classic_rm.critiques.model import (
     CritiqueNetwork,
-    HeadModel,
-    begin_lm,
-    critique_turn,
+    CritiqueRewardModel,
+    encode_critique,
+    initialise_lm,
     load_lm,
     save_critique_model,
-    save_lm,
 )
-from classic_rm.critiques.trainer import CritiqueCollator, Critiqued, CritiqueTrainer, LearningNetwork
-from classic_rm.data import Counts, Example, compared, held_prompts
-from classic_rm.model import max_length_of, write_statistics
+from classic_rm.critiques.trainer import CritiqueCollator, CritiqueExample, CritiqueTrainer, TrainingNetwork
+from classic_rm.data import Example, RowCounts, choose_held_out_prompts, distinct_comparisons
+from classic_rm.early_stopping import ProgressReport, train_with_early_stopping, training_arguments
+from classic_rm.model import context_length, save_pretrained, write_statistics
 from classic_rm.settings import CritiqueSettings
-from classic_rm.training import Report, Rows, Tell, arguments, evaluations, measure
+from classic_rm.training import Rows, measure_rewards
 from judges.errors import CannotRun
 from judges.types import Failure, Item, Message
 
-Told = tuple[str | Failure, ...]
-# The LM's folder and rows in; each row's number with what was written of each response, as it finishes, out.
-Write = Callable[[Path, Sequence[tuple[int, Item]]], Iterable[tuple[int, Told]]]
+Critiques = tuple[str | Failure, ...]  # one for each response of a row
+# Takes the LM's folder and numbered rows; yields each row's number and the critiques of its responses, in any order.
+CritiqueWriter = Callable[[Path, Sequence[tuple[int, Item]]], Iterable[tuple[int, Critiques]]]
 
 
 @dataclass(frozen=True)
-class Judging:
-    """The prompt under which critiques are written: its file's text, and messages about one response of an Item."""
+class CritiquePrompt:
+    """The prompt template of critiques: name, digest, the text of its file, and a function that renders the messages
+    about one response of an Item."""
 
     name: str
     digest: str
@@ -57,7 +56,7 @@ class Judging:
 
 @dataclass(frozen=True)
 class Stage:
-    """A trained stage: measures on held-out prompts before its first step and at the one that was kept."""
+    """A trained stage: the metrics on held-out prompts before the first step and at the best step."""
 
     name: str
     before: dict[str, float]
@@ -68,15 +67,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class CritiquesTrained:
-    """What came of a training. `written` critiques were the model's own; `failures` counts those among them that
-    were not whole, by reason, "truncated" by the token limit; `held` the numbers of rows held out."""
+class CritiqueTrainingResult:
+    """What a training did.
 
-    counts: Counts
+    `own_critiques` is the number of critiques that the model wrote itself. `failures` counts those that are incomplete
+    by reason, such as "truncated" by the token limit. `held_out_rows` are row numbers.
+    """
+
+    counts: RowCounts
     stages: tuple[Stage, Stage]
-    written: int
+    own_critiques: int
     failures: dict[str, int]
-    held: tuple[int, ...]
+    held_out_rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -85,231 +87,238 @@ class _Row:
     item: Item
     comparisons: list[tuple[int, int]]
     given: tuple[str | None, ...]
-    held: bool
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    counts: RowCounts
+    train: list[CritiqueExample]
+    held_out: list[CritiqueExample]
 
 
 def train_critiques(
     rows: Rows,
     settings: CritiqueSettings,
-    judging: Judging,
+    prompt: CritiquePrompt,
     output: Path,
-    write: Write,
-    tell: Tell = lambda kind, values: None,
-    finish: Callable[[Path, CritiquesTrained], None] = lambda folder, trained: None,
-) -> CritiquesTrained:
+    write: CritiqueWriter,
+    report: ProgressReport = lambda event, values: None,
+    finish: Callable[[Path, CritiqueTrainingResult], None] = lambda folder, result: None,
+) -> CritiqueTrainingResult:
     """Train on numbered preference rows and save a critique model at `output`.
 
-    Given critiques stand in an Item's `meta["critiques"]`, one or None for each response; rows without serve
-    the later stages. `write` is the model's own critiques, by an engine that it opens and closes.
+    Given critiques are in an Item's `meta["critiques"]`, one or None for each response; rows without any are used in
+    the later stages. `write` generates the model's own critiques with an engine that it opens and closes. `report` and
+    `finish` are as in `training.train`.
 
-    Raises CannotRun with fewer than two prompts for a stage, when the loss is not a number, out of memory.
+    Raises CannotRun with fewer than two prompts for a stage, when the loss is not finite, and out of memory.
     """
     if PartialState().num_processes > 1:
-        raise CannotRun("critique-out-loud is trained in one process: leave 'accelerate launch' out")
-    prepared, counts = _prepare(rows, settings)
+        raise CannotRun("critique-out-loud trains in one process: start it without 'accelerate launch'")
+    usable, counts = _prepare(rows, settings)
     scratch = output.with_name(f"{output.name}.training")
-    run = _fingerprint(prepared, settings, judging)
-    first, own, last = scratch / "1-given", scratch / "2-own.jsonl", scratch / "3-head"
-    tell("begin", {"counts": str(counts), "held": sum(row.held for row in prepared)})
+    fingerprint = _fingerprint(usable, settings, prompt)
+    lm_folder, critiques_file, head_folder = scratch / "1-given", scratch / "2-own.jsonl", scratch / "3-head"
+    report("begin", {"counts": str(counts), "held": sum(row.held_out for row in usable)})
 
-    given = _found(first, run)
-    if given is None:
-        lm, tokenizer = begin_lm(settings.training.start.base)
+    lm_stage = _read_stage(lm_folder, fingerprint)
+    if lm_stage is None:
+        lm, tokenizer = initialise_lm(settings.training.start.base)
         network = CritiqueNetwork(lm)
-        told = {row.number: row.given for row in prepared}
-        examples, used = _examples(prepared, told, judging, tokenizer, _limit(lm, tokenizer, settings), False)
-        given, _ = _stage("given critiques", network, tokenizer, examples, used, settings, first, run, tell)
-        with whole_folder(first) as folder:
-            save_lm(network.lm, tokenizer, folder)
-            (folder / "stage.json").write_text(json.dumps({"run": run, **asdict(given)}) + "\n", encoding="utf-8")
+        given = {row.number: row.given for row in usable}
+        dataset = _encode_rows(usable, given, prompt, tokenizer, _max_length(lm, tokenizer, settings), compare=False)
+        lm_stage = _train_stage(
+            "given critiques", network, tokenizer, dataset, settings, lm_folder, fingerprint, report
+        )
+        with atomic_folder(lm_folder) as folder:
+            save_pretrained(network.lm, tokenizer, folder)
+            record = {"run": fingerprint, **asdict(lm_stage)}
+            (folder / "stage.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
         del lm, network
         gc.collect()
 
-    critiques = _own(prepared, write, first, own, tell)
-    failures = Counter(str(c.reason) for of in critiques.values() for c in of if isinstance(c, Failure))
+    own = _own_critiques(usable, write, lm_folder, critiques_file, report)
+    own_count = sum(map(len, own.values()))
+    failures = dict(Counter(str(c.reason) for critiques in own.values() for c in critiques if isinstance(c, Failure)))
+    report("written", {"critiques": own_count, "failures": failures})
 
-    tell("written", {"critiques": sum(map(len, critiques.values())), "failures": dict(failures)})
-
-    torch.manual_seed(settings.training.seed)  # draws the head
-    lm, tokenizer = load_lm(str(first))
+    torch.manual_seed(settings.training.seed)  # the head is drawn from it
+    lm, tokenizer = load_lm(str(lm_folder))
     network = CritiqueNetwork(lm, settings.training.start.dropout)
-    whole = {number: tuple(None if isinstance(c, Failure) else c for c in of) for number, of in critiques.items()}
-    limit = _limit(lm, tokenizer, settings)
-    examples, used = _examples(prepared, whole, judging, tokenizer, limit, True)
-    rewarded, kept = _stage("reward at the end", network, tokenizer, examples, used, settings, last, run, tell)
-    held_rows = tuple(row.number for row in prepared if row.held)
-    trained = CritiquesTrained(counts, (given, rewarded), sum(map(len, critiques.values())), dict(failures), held_rows)
-    about = {
+    complete = {n: tuple(None if isinstance(c, Failure) else c for c in critiques) for n, critiques in own.items()}
+    dataset = _encode_rows(usable, complete, prompt, tokenizer, _max_length(lm, tokenizer, settings), compare=True)
+    head_stage = _train_stage(
+        "reward at the end", network, tokenizer, dataset, settings, head_folder, fingerprint, report
+    )
+    held_out_rows = tuple(row.number for row in usable if row.held_out)
+    result = CritiqueTrainingResult(counts, (lm_stage, head_stage), own_count, failures, held_out_rows)
+    config = {
         "kind": "critique-out-loud",
-        "template": {"name": judging.name, "digest": judging.digest},
+        "template": {"name": prompt.name, "digest": prompt.digest},
         "max_tokens": settings.critique_tokens,
         "settings": asdict(settings),
     }
-    with whole_folder(output) as folder:
-        save_critique_model(network.to("cpu").eval(), tokenizer, folder, judging.text, about)
-        model = HeadModel(str(folder), batch_size=settings.training.batch_size)
-        write_statistics(folder, {"heads": 1, **measure(model, [one.example for one in kept])})
-        finish(folder, trained)
+    with atomic_folder(output) as folder:
+        save_critique_model(network.to("cpu").eval(), tokenizer, folder, prompt.text, config)
+        model = CritiqueRewardModel(str(folder), batch_size=settings.training.batch_size)
+        write_statistics(folder, {"heads": 1, **measure_rewards(model, [item.example for item in dataset.held_out])})
+        finish(folder, result)
     shutil.rmtree(scratch, ignore_errors=True)
-    return trained
+    return result
 
 
-def _prepare(rows: Rows, settings: CritiqueSettings) -> tuple[list[_Row], Counts]:
-    """The usable rows, held-out prompts marked: some of those with given critiques, some of those without."""
-    counts = Counts()
+def _prepare(rows: Rows, settings: CritiqueSettings) -> tuple[list[_Row], RowCounts]:
+    """The usable rows. Prompts are held out both of those with given critiques and of those without."""
+    counts = RowCounts()
     usable: list[tuple[int, Item, list[tuple[int, int]], tuple[str | None, ...]]] = []
     for number, item in rows:
         counts.rows += 1
-        told = compared(item)
-        if isinstance(item, Failure) or isinstance(told, str):
-            counts.drop(str(told), number)
+        comparisons = distinct_comparisons(item)
+        if isinstance(item, Failure) or isinstance(comparisons, str):
+            counts.drop(str(comparisons), number)
             continue
-        told = [(i, j) for i, j in told if item.responses[i].strip() and item.responses[j].strip()]
-        if not told:
+        comparisons = [(i, j) for i, j in comparisons if item.responses[i].strip() and item.responses[j].strip()]
+        if not comparisons:
             counts.drop("a response is empty", number)
             continue
-        counts.comparisons += len(told)
+        counts.comparisons += len(comparisons)
         given = tuple(item.meta.get("critiques") or (None,) * len(item.responses))
-        usable.append((number, item, told, given))
-    prompts = [{repr(item.messages) for _, item, _, given in usable if any(given) is has} for has in (True, False)]
-    if len(prompts[0]) < 2:
+        usable.append((number, item, comparisons, given))
+    with_critiques, without = (
+        {repr(item.messages) for _, item, _, given in usable if any(given) is present} for present in (True, False)
+    )
+    if len(with_critiques) < 2:
         raise CannotRun(
-            f"stage 1 learns given critiques, of two prompts or more; there are {len(prompts[0])}: {counts}"
+            f"stage 1 needs given critiques of two prompts or more; there are {len(with_critiques)}: {counts}"
         )
     share, seed = settings.training.validation_share, settings.training.seed
-    held = held_prompts(prompts[0], share, seed) | held_prompts(prompts[1] - prompts[0], share, seed)
-    return [_Row(n, item, told, given, repr(item.messages) in held) for n, item, told, given in usable], counts
+    held_out = choose_held_out_prompts(with_critiques, share, seed)
+    held_out |= choose_held_out_prompts(without - with_critiques, share, seed)
+    return [_Row(*row, held_out=repr(row[1].messages) in held_out) for row in usable], counts
 
 
-def _examples(
+def _encode_rows(
     rows: Sequence[_Row],
     critiques: dict[int, tuple[str | None, ...]],
-    judging: Judging,
+    prompt: CritiquePrompt,
     tokenizer: Any,
-    limit: int,
+    max_length: int,
     compare: bool,
-) -> tuple[dict[bool, list[Critiqued]], Counts]:
-    """Rows with their critiques as ids, by whether they are held out, and what became of the others.
+) -> _Dataset:
+    """Encode rows with their critiques.
 
-    Without `compare` every critique counts by itself; with it a comparison needs those of both its sides."""
-    found: dict[bool, list[Critiqued]] = {False: [], True: []}
-    counts = Counts()
+    Without `compare` every critique is used by itself; with it a comparison needs the critiques of both responses."""
+    dataset = _Dataset(RowCounts(), [], [])
+    counts = dataset.counts
     for row in rows:
         counts.rows += 1
-        told = critiques[row.number]
-        if not any(told):
-            counts.drop("no whole critique", row.number)
+        texts = critiques[row.number]
+        if not any(texts):
+            counts.drop("no complete critique", row.number)
             continue
-        turns = {
-            i: critique_turn(tokenizer, judging.render(row.item, i), text.strip(), limit)
-            for i, text in enumerate(told)
+        encoded = {
+            i: encode_critique(tokenizer, prompt.render(row.item, i), text.strip(), max_length)
+            for i, text in enumerate(texts)
             if text and text.strip()
         }
-        fits = {i: turn for i, turn in turns.items() if not isinstance(turn, Failure)}
-        kept = [(i, j) for i, j in row.comparisons if i in fits and j in fits] if compare else []
-        used = sorted({i for pair in kept for i in pair} if compare else fits)
+        fitting = {i: critique for i, critique in encoded.items() if not isinstance(critique, Failure)}
+        comparisons = [(i, j) for i, j in row.comparisons if i in fitting and j in fitting] if compare else []
+        used = sorted({i for pair in comparisons for i in pair} if compare else fitting)
         if not used:
-            counts.drop(_why_not([turn for turn in turns.values() if isinstance(turn, Failure)]), row.number)
+            failures = [critique for critique in encoded.values() if isinstance(critique, Failure)]
+            counts.drop(_drop_reason(failures), row.number)
             continue
-        counts.comparisons += len(kept)
-        example = Example(
-            prompt=repr(row.item.messages),
-            responses=[array("i", fits[i].ids) for i in used],
-            comparisons=[(used.index(i), used.index(j)) for i, j in kept],
-            margin=float(row.item.meta.get("margin", 0.0)),
-            subset=row.item.subset,
-        )
-        found[row.held].append(Critiqued(row.number, example, (1.0,), tuple(fits[i].start for i in used)))
-    return found, counts
+        counts.comparisons += len(comparisons)
+        example = Example.from_item(row.item, {i: fitting[i].ids for i in used}, comparisons)
+        target = dataset.held_out if row.held_out else dataset.train
+        target.append(CritiqueExample(row.number, example, (1.0,), tuple(fitting[i].start for i in used)))
+    return dataset
 
 
-def _why_not(failures: list[Failure]) -> str:
+def _drop_reason(failures: list[Failure]) -> str:
     if not failures:
-        return "a critique is not whole"
+        return "a critique is incomplete"
     return "prompt and critique are too long" if failures[0].reason == "too-long" else failures[0].message
 
 
-def _stage(
+def _train_stage(
     name: str,
     network: CritiqueNetwork,
     tokenizer: Any,
-    examples: dict[bool, list[Critiqued]],
-    counts: Counts,
+    dataset: _Dataset,
     settings: CritiqueSettings,
     result: Path,
-    run: str,
-    tell: Tell,
-) -> tuple[Stage, list[Critiqued]]:
-    """Train, keep the step with the lowest held-out loss, and say how the loss was before; with what was held out."""
-    learned, held = examples[False], examples[True]
-    if not learned or not held:
-        raise CannotRun(f"{name}: no row is left to {'learn from' if held else 'hold out'}; {counts}")
-    tell("stage", {"name": name, "counts": str(counts), "train": len(learned), "held": len(held)})
+    fingerprint: str,
+    report: ProgressReport,
+) -> Stage:
+    """Train with early stopping, and measure the held-out metrics before training too."""
+    counts, training = str(dataset.counts), settings.training
+    if not dataset.train or not dataset.held_out:
+        raise CannotRun(f"{name}: no row is left to {'train on' if dataset.held_out else 'hold out'}; {counts}")
+    report("stage", {"name": name, "counts": counts, "train": len(dataset.train), "held": len(dataset.held_out)})
     scratch = result.with_name(f"{result.name}.steps")
-    resume = last_checkpoint(scratch, run)
-    chosen = settings.training
-    made = arguments(chosen, scratch, len(learned), chosen.seed)
-    made.eval_on_start = True
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # masked, so any will do
+    resume = last_checkpoint(scratch, fingerprint)
+    arguments = training_arguments(training, scratch, len(dataset.train), training.seed)
+    arguments.eval_on_start = True
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # masked, so any token will do
     trainer = CritiqueTrainer(
-        model=LearningNetwork(network),
-        args=made,
-        train_dataset=learned,
-        eval_dataset=held,
+        model=TrainingNetwork(network),
+        args=arguments,
+        train_dataset=dataset.train,
+        eval_dataset=dataset.held_out,
         data_collator=CritiqueCollator(pad),
-        callbacks=[EarlyStoppingCallback(chosen.patience), Report(tell)],
-        settings=chosen,
+        settings=training,
         weight=settings.critique_weight,
     )
-    trainer.remove_callback(PrinterCallback)
-    run_trainer(trainer, resume, scratch, chosen.batch_size, chosen.max_length)
-    history = evaluations(trainer.state.log_history)
-    best = min(history[1:], key=lambda row: row["eval_loss"])  # the first is from before training
+    history = train_with_early_stopping(trainer, training, scratch, resume, report)
+    best = min(history[1:], key=lambda row: row["eval_loss"])  # the first row is from before training
     shutil.rmtree(scratch, ignore_errors=True)
-    return Stage(name, _plain(history[0]), _plain(best), str(counts), int(best["step"]), history), held
+    return Stage(name, _held_out_metrics(history[0]), _held_out_metrics(best), counts, int(best["step"]), history)
 
 
-def _plain(row: dict[str, float]) -> dict[str, float]:
-    """The held-out measures of an evaluation under their own names."""
+def _held_out_metrics(row: dict[str, float]) -> dict[str, float]:
     names = ("loss", "preference_loss", "critique_loss", "accuracy", "margin")
     return {name: row[f"eval_{name}"] for name in names if f"eval_{name}" in row}
 
 
-def _own(rows: Sequence[_Row], write: Write, lm: Path, file: Path, tell: Tell) -> dict[int, Told]:
-    """The model's own critiques of every response, from the file where a run before has written it."""
+def _own_critiques(
+    rows: Sequence[_Row], write: CritiqueWriter, lm_folder: Path, file: Path, report: ProgressReport
+) -> dict[int, Critiques]:
+    """The model's own critiques by row number, from the file of an earlier run where there is one."""
     if not file.is_file():
-        tell("write", {"rows": len(rows), "critiques": sum(len(row.item.responses) for row in rows)})
+        report("write", {"rows": len(rows), "critiques": sum(len(row.item.responses) for row in rows)})
         part = file.with_suffix(".part")
         with open(part, "w", encoding="utf-8") as lines:
-            for number, told in write(lm, [(row.number, row.item) for row in rows]):
-                plain = [[c.reason, c.message] if isinstance(c, Failure) else c for c in told]
-                lines.write(json.dumps({"row": number, "critiques": plain}, ensure_ascii=False) + "\n")
+            for number, critiques in write(lm_folder, [(row.number, row.item) for row in rows]):
+                values = [[c.reason, c.message] if isinstance(c, Failure) else c for c in critiques]
+                lines.write(json.dumps({"row": number, "critiques": values}, ensure_ascii=False) + "\n")
         part.replace(file)
-    found: dict[int, Told] = {}
     with open(file, encoding="utf-8") as lines:
-        for one in map(json.loads, lines):
-            found[one["row"]] = tuple(c if isinstance(c, str) else Failure(*c) for c in one["critiques"])
-    return found
+        return {
+            record["row"]: tuple(c if isinstance(c, str) else Failure(*c) for c in record["critiques"])
+            for record in map(json.loads, lines)
+        }
 
 
-def _found(folder: Path, run: str) -> Stage | None:
-    """A stage that is whole. Raises CannotRun where it is another run's."""
+def _read_stage(folder: Path, fingerprint: str) -> Stage | None:
+    """A complete stage, or None. Raises CannotRun where it is another run's."""
     file = folder / "stage.json"
     if not file.is_file():
         return None
-    told = json.loads(file.read_text(encoding="utf-8"))
-    if told.pop("run") != run:
-        raise CannotRun(f"{folder.parent} holds a run of other rows or settings; remove it, or give another -o")
-    return Stage(**told)
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if record.pop("run") != fingerprint:
+        raise CannotRun(f"{folder.parent} has a run of other rows or settings: remove it, or give another -o")
+    return Stage(**record)
 
 
-def _limit(lm: Any, tokenizer: Any, settings: CritiqueSettings) -> int:
-    return min(settings.training.max_length, max_length_of(lm, tokenizer))
+def _max_length(lm: Any, tokenizer: Any, settings: CritiqueSettings) -> int:
+    return min(settings.training.max_length, context_length(lm, tokenizer))
 
 
-def _fingerprint(rows: Sequence[_Row], settings: CritiqueSettings, judging: Judging) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(settings), judging.digest], sort_keys=True).encode())
+def _fingerprint(rows: Sequence[_Row], settings: CritiqueSettings, prompt: CritiquePrompt) -> str:
+    digest = hashlib.sha256(json.dumps([asdict(settings), prompt.digest], sort_keys=True).encode())
     for row in rows:
-        told = (row.number, row.item.messages, row.item.responses, row.comparisons, row.given)
-        digest.update(repr(told).encode())
+        content = (row.number, row.item.messages, row.item.responses, row.comparisons, row.given)
+        digest.update(repr(content).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A model under examination, loaded and run as others would: plain transformers and the tokenizer as it comes."""
+"""`LoadedModel`, the model that the doctor examines: loaded with transformers and its own tokenizer, unchanged."""
 
 from __future__ import annotations
 
@@ -16,116 +16,125 @@ from typing import Any, Literal
 
 import torch
 
-from classic_rm.data import Encoded, encode
+from classic_rm.data import EncodedResponse, encode
 from classic_rm.doctor.texts import CONVERSATIONS, SHORT
-from classic_rm.ensemble import members_of
-from classic_rm.model import pad_rows, read_statistics, reads_last_token
+from classic_rm.ensemble import ensemble_members
+from classic_rm.model import pad_rows, quiet_loading, quiet_transformers, read_statistics, reads_last_token
 from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
 from judges.types import Message
 
 Level = Literal["ok", "note", "warning", "fault"]
 
-SHORT_SECONDS = 8.0  # a slow model is given fewer of them
+SHORT_SECONDS = 8.0  # the time for all short texts; a slow model scores fewer of them
 PAIRS = "pairs in another order"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check measured, and what to do about it."""
+    """The result of one check: its severity, a message with what was measured, and advice on what to do."""
 
     check: str
     level: Level
-    what: str
-    do: str = "Nothing."
+    message: str
+    advice: str = "Nothing."
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """How far two readings of the same texts lie apart. `spread` is what `largest` is held against."""
+class Shift:
+    """The difference between two outputs for the same texts.
+
+    `largest` is the largest absolute difference, `spread` the range of the outputs that it is compared with. `changed`
+    counts the pairs whose order differs, or the first tokens that differ, out of `total`; `unit` says which.
+    """
 
     largest: float
     spread: float
     changed: int
-    of: int
+    total: int
     unit: str
 
     @property
     def share(self) -> float:
+        """The largest difference as a share of the spread."""
         if not self.largest:
             return 0.0
         return self.largest / self.spread if self.spread else math.inf
 
     @property
     def level(self) -> Level:
-        """Below a thousandth of the spread nobody will notice; a tenth of it decides pairs."""
-        if not self.share <= 0.1:  # nan too
+        """A thousandth of the spread is negligible; a tenth of it decides close pairs."""
+        if not self.share <= 0.1:  # also nan
             return "fault"
         return "ok" if self.share <= 1e-3 else "note" if self.share <= 1e-2 else "warning"
 
     def __str__(self) -> str:
         """
-        >>> print(Moved(0.5, 2.0, 3, 28, PAIRS))
+        >>> print(Shift(0.5, 2.0, 3, 28, PAIRS))
         by up to 0.5, 25 % of their spread (3 of 28 pairs in another order)
         """
         if not self.largest:
             return "not at all"
         percent = 100 * self.share
         part = f", {percent:.2g} % of their spread" if percent < 10 else f", {percent:,.0f} % of their spread"
-        return f"by up to {self.largest:.2g}{part * (self.unit == PAIRS)} ({self.changed} of {self.of} {self.unit})"
+        return f"by up to {self.largest:.2g}{part * (self.unit == PAIRS)} ({self.changed} of {self.total} {self.unit})"
 
 
-def moved(before: Sequence[float], after: Sequence[float]) -> Moved:
-    """Two lists of rewards for the same texts.
+def measure_shift(before: Sequence[float], after: Sequence[float]) -> Shift:
+    """Compare two lists of rewards of the same texts.
 
-    >>> moved([0.0, 1.0, 2.0], [0.0, 2.0, 1.5])
-    Moved(largest=1.0, spread=2.0, changed=1, of=3, unit='pairs in another order')
-    >>> moved([0.0, 1.0], [0.5, 0.5]).changed  # a tie is no order
+    >>> measure_shift([0.0, 1.0, 2.0], [0.0, 2.0, 1.5])
+    Shift(largest=1.0, spread=2.0, changed=1, total=3, unit='pairs in another order')
+    >>> measure_shift([0.0, 1.0], [0.5, 0.5]).changed  # a tie has no order
     1
     """
     pairs = list(combinations(range(len(before)), 2))
     flips = sum(_order(before[i] - before[j]) != _order(after[i] - after[j]) for i, j in pairs)
     largest = max((abs(a - b) for a, b in zip(before, after, strict=True)), default=0.0)
-    return Moved(largest, max(before) - min(before), flips, len(pairs), PAIRS)
+    return Shift(largest, max(before) - min(before), flips, len(pairs), PAIRS)
 
 
 def _order(difference: float) -> int:
     return (difference > 0) - (difference < 0)
 
 
-class Refused(Exception):
-    """The model did not run; the message is its own first line."""
+class ModelError(Exception):
+    """The model raised an error; the message is its first line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TokenRow:
+    """The token ids of one text, and its token type ids where the tokenizer produces them."""
+
     ids: list[int]
-    types: list[int] | None = None
+    type_ids: list[int] | None = None
 
 
-class Patient:
-    """Config and tokenizer are read at once, the weights by `load`. Raises CannotRun where there is no model."""
+class LoadedModel:
+    """A reward model or judge. The config and tokenizer are read at once, the weights by `load`.
+
+    Raises CannotRun when there is no model of that name."""
 
     def __init__(self, name: str, remote_code: bool = False) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
         self.name, self.remote_code = name, remote_code
-        if members := members_of(name):
-            raise CannotRun(f"{name!r} is an ensemble: examine its members one by one, {members[0].name} first")
+        if members := ensemble_members(name):
+            raise CannotRun(f"{name!r} is an ensemble: examine each member, starting with {members[0].name}")
         self.path = resolve_model(name)
-        with reading(name):
+        with quiet_loading(name, "--remote-code"):
             self.config: Any = AutoConfig.from_pretrained(self.path, trust_remote_code=remote_code)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(self.path, trust_remote_code=remote_code)
-        known = str(getattr(self.config, "architectures", None) or "")
+        architectures = str(getattr(self.config, "architectures", None) or "")
         mapped = getattr(self.config, "auto_map", None) or {}
-        self.own_code = remote_code and "AutoModelForSequenceClassification" in mapped
-        classifies = "SequenceClassification" in known or "AutoModelForSequenceClassification" in mapped
+        self.custom_code = remote_code and "AutoModelForSequenceClassification" in mapped
+        classifies = "SequenceClassification" in architectures or "AutoModelForSequenceClassification" in mapped
         self.is_judge = not classifies and any(
-            word in known for word in ("CausalLM", "LMHead", "ConditionalGeneration")
+            word in architectures for word in ("CausalLM", "LMHead", "ConditionalGeneration")
         )
-        self.statistics = read_statistics(self.path)  # beside the weights of what Assay trained
+        self.statistics = read_statistics(self.path)  # of a model that Assay trained
         self.model: Any = None
-        self.loading: dict[str, Any] = {}
+        self.loading_info: dict[str, Any] = {}
         self.decoder = False
 
     @property
@@ -134,17 +143,17 @@ class Patient:
 
     @property
     def positions(self) -> int | None:
-        """Tokens that the model has positions for."""
-        found = getattr(self.text_config, "max_position_embeddings", None)
-        return int(found) if found and int(found) > 0 else None
+        """The number of positions of the model; None where it has no limit."""
+        positions = getattr(self.text_config, "max_position_embeddings", None)
+        return int(positions) if positions and int(positions) > 0 else None
 
     def load(self) -> None:
-        """The weights, in the dtype that the checkpoint asks for. Raises Refused."""
+        """Load the weights in the dtype of the checkpoint. Raises ModelError."""
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
         kind = AutoModelForCausalLM if self.is_judge else AutoModelForSequenceClassification
-        with refusing(), quiet():
-            self.model, self.loading = kind.from_pretrained(
+        with model_errors(), quiet_transformers():
+            self.model, self.loading_info = kind.from_pretrained(
                 self.path, dtype="auto", trust_remote_code=self.remote_code, output_loading_info=True
             )
         self.model.eval()
@@ -154,230 +163,208 @@ class Patient:
         self.decoder = not self.is_judge and reads_last_token(self.model)
 
     def free(self) -> None:
-        """Give the weights' memory back."""
+        """Release the weights."""
         if self.model is not None:
             self.model = None
             gc.collect()
 
-    def row(self, prompt: str, response: str) -> Row:
-        """A finished conversation: through the template at once, or in the tokenizer's pair form."""
+    def encode_conversation(self, prompt: str, response: str) -> TokenRow:
+        """Encode a finished conversation with the chat template, or in the tokenizer's form of pairs."""
         if self.tokenizer.chat_template:
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-            return Row(self._templated(turns, False))
+            return TokenRow(self._apply_template(turns, False))
         if self.tokenizer.sep_token_id is not None:
-            told = self.tokenizer(prompt, response)
-            return Row(list(told["input_ids"]), told.get("token_type_ids"))
-        return Row(self.encoded(prompt, response))
+            encoded = self.tokenizer(prompt, response)
+            return TokenRow(list(encoded["input_ids"]), encoded.get("token_type_ids"))
+        return TokenRow(self.assay_ids(prompt, response))
 
-    def question(self, prompt: str) -> Row:
-        """A prompt, ready for the model's turn."""
+    def encode_prompt(self, prompt: str) -> TokenRow:
+        """Encode a prompt up to the beginning of the assistant's turn."""
         if not self.tokenizer.chat_template:
-            return Row(list(self.tokenizer(prompt)["input_ids"]))
-        return Row(self._templated([{"role": "user", "content": prompt}], True))
+            return TokenRow(list(self.tokenizer(prompt)["input_ids"]))
+        return TokenRow(self._apply_template([{"role": "user", "content": prompt}], True))
 
-    def _templated(self, turns: list[dict[str, str]], go_on: bool) -> list[int]:
-        """Raises Refused for what the template raises."""
-        with refusing():
-            told = self.tokenizer.apply_chat_template(turns, add_generation_prompt=go_on, return_dict=True)
-            return list(told["input_ids"])
+    def _apply_template(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
+        """Raises ModelError for any error of the template."""
+        with model_errors():
+            encoded = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=add_generation_prompt, return_dict=True
+            )
+            return list(encoded["input_ids"])
 
-    def encoded(self, prompt: str, response: str, max_length: int = 1_000_000) -> list[int]:
-        """The ids that Assay makes of it."""
+    def assay_ids(self, prompt: str, response: str, max_length: int = 1_000_000) -> list[int]:
+        """The token ids with which Assay scores the conversation; empty where it cannot."""
         messages: tuple[Message, ...] = ({"role": "user", "content": prompt},)
-        told = encode(self.tokenizer, messages, response, max_length)
-        return told.ids if isinstance(told, Encoded) else []
+        encoded = encode(self.tokenizer, messages, response, max_length)
+        return encoded.ids if isinstance(encoded, EncodedResponse) else []
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TokenRow]:
+        """The texts of most checks: conversations, or for a judge their prompts."""
         if self.is_judge:
-            return [self.question(prompt) for prompt, _ in CONVERSATIONS]
-        return [self.row(*pair) for pair in CONVERSATIONS]
+            return [self.encode_prompt(prompt) for prompt, _ in CONVERSATIONS]
+        return [self.encode_conversation(*pair) for pair in CONVERSATIONS]
 
     @cached_property
-    def alone(self) -> Any:
-        """The reference: row by row without padding, read at the last token."""
-        return self.read(self.rows)
+    def reference(self) -> Any:
+        """The outputs that others are compared with: row by row without padding, read at the last token."""
+        return self.run_unpadded(self.rows)
 
-    def read(self, rows: Sequence[Row]) -> Any:
-        """Row by row without padding: rewards, or for a judge the first token's log probabilities."""
+    def run_unpadded(self, rows: Sequence[TokenRow]) -> Any:
+        """Outputs row by row without padding: rewards, or for a judge the log probabilities of the first token."""
         if self.is_judge:
-            return self.first_tokens(rows)
+            return self.first_token_log_probs(rows)
         with self._no_pad():
             return self.rewards(rows)
 
     @contextmanager
     def _no_pad(self) -> Iterator[None]:
-        """A pad token that is in no text: transformers then reads a decoder's last token, whichever it is."""
-        before = self.text_config.pad_token_id
+        """Set a pad token that occurs in no text, so that transformers reads a decoder's last token."""
+        previous = self.text_config.pad_token_id
         if self.decoder:
             self.text_config.pad_token_id = -1
         try:
             yield
         finally:
-            self.text_config.pad_token_id = before
+            self.text_config.pad_token_id = previous
 
-    def change(self, rows: Sequence[Row], other: Sequence[Row]) -> Moved | None:
-        """How far the readings of two lists of rows lie apart; None where the weights are not there."""
+    def shift_between(self, before: Sequence[TokenRow], after: Sequence[TokenRow]) -> Shift | None:
+        """The difference between the outputs of two lists of rows; None without weights or when the model fails."""
         if self.model is None:
             return None
         try:
-            return self.apart(self.read(rows), self.read(other))
-        except Refused:
+            return self.compare(self.run_unpadded(before), self.run_unpadded(after))
+        except ModelError:
             return None
 
-    def apart(self, before: Any, after: Any) -> Moved:
+    def compare(self, before: Any, after: Any) -> Shift:
+        """The difference between two outputs: rewards, or log probabilities of shape (rows, vocabulary)."""
         if not self.is_judge:
-            return moved(before, after)
+            return measure_shift(before, after)
         top = before.topk(10, dim=-1).indices
         largest = float((before.gather(1, top) - after.gather(1, top)).abs().max())
         flips = int((before.argmax(-1) != after.argmax(-1)).sum())
-        return Moved(largest, 1.0, flips, len(before), "first tokens are others")
+        return Shift(largest, 1.0, flips, len(before), "first tokens differ")
 
-    def rewards(self, rows: Sequence[Row], batch_size: int = 1, side: str = "right") -> list[float]:
-        """The first label's logit, in batches of rows in this order. Raises Refused."""
-        found: list[float] = []
+    def rewards(self, rows: Sequence[TokenRow], batch_size: int = 1, side: str = "right") -> list[float]:
+        """The logit of the first label, in batches of rows in this order. Raises ModelError."""
+        rewards: list[float] = []
         for start in range(0, len(rows), batch_size):
             batch = self._batch(rows[start : start + batch_size], side)
-            found += self.logits(batch)[:, 0].tolist()
-        return found
+            rewards += self.logits(batch)[:, 0].tolist()
+        return rewards
 
-    def _batch(self, rows: Sequence[Row], side: str) -> dict[str, torch.Tensor]:
+    def _batch(self, rows: Sequence[TokenRow], side: str) -> dict[str, torch.Tensor]:
         pad = self.tokenizer.pad_token_id
         if pad is None and len({len(row.ids) for row in rows}) > 1:
-            raise Refused("the tokenizer has no pad token")
-        made = pad_rows([row.ids for row in rows], pad or 0, side)
-        if rows[0].types is not None:
-            made["token_type_ids"] = pad_rows([row.types or [] for row in rows], 0, side)["input_ids"]
-        return made
+            raise ModelError("the tokenizer has no pad token")
+        batch = pad_rows([row.ids for row in rows], pad or 0, side)
+        if rows[0].type_ids is not None:
+            batch["token_type_ids"] = pad_rows([row.type_ids or [] for row in rows], 0, side)["input_ids"]
+        return batch
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Shape (rows, labels). Raises Refused."""
+        """Shape (rows, labels). Raises ModelError."""
         device = next(self.model.parameters()).device
-        with refusing(), torch.inference_mode():
+        with model_errors(), torch.inference_mode():
             output = self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
-            found = getattr(output, "logits", None)
-            if found is None:
-                found = getattr(output, "score", None)
-            if not isinstance(found, torch.Tensor) or found.dim() > 2:
-                raise Refused(f"its output ({type(output).__name__}) holds no reward in logits nor in score")
-            values: torch.Tensor = found.float().cpu()
+            logits = getattr(output, "logits", None)
+            if logits is None:
+                logits = getattr(output, "score", None)
+            if not isinstance(logits, torch.Tensor) or logits.dim() > 2:
+                raise ModelError(f"its output ({type(output).__name__}) has no reward in logits or score")
+            values: torch.Tensor = logits.float().cpu()
         return values if values.dim() == 2 else values[:, None]
 
-    def first_tokens(self, rows: Sequence[Row], batch_size: int = 1, side: str = "left") -> torch.Tensor:
-        """Log probabilities of the first generated token, shape (rows, words). Raises Refused."""
+    def first_token_log_probs(self, rows: Sequence[TokenRow], batch_size: int = 1, side: str = "left") -> torch.Tensor:
+        """Log probabilities of the first generated token, shape (rows, vocabulary). Raises ModelError."""
         pad = self.tokenizer.pad_token_id
         pad = (self.tokenizer.eos_token_id or 0) if pad is None else pad
-        found = []
+        log_probs = []
         for start in range(0, len(rows), batch_size):
-            made = pad_rows([row.ids for row in rows[start : start + batch_size]], pad, side)
+            batch = pad_rows([row.ids for row in rows[start : start + batch_size]], pad, side)
             device = next(self.model.parameters()).device
-            with refusing(), torch.inference_mode():
+            with model_errors(), torch.inference_mode():
                 out = self.model.generate(
-                    **{name: tensor.to(device) for name, tensor in made.items()},
+                    **{name: tensor.to(device) for name, tensor in batch.items()},
                     max_new_tokens=1,
                     do_sample=False,
                     pad_token_id=pad,
                     output_logits=True,
                     return_dict_in_generate=True,
                 )
-                found.append(out.logits[0].float().log_softmax(-1).cpu())
-        return torch.cat(found)
+                log_probs.append(out.logits[0].float().log_softmax(-1).cpu())
+        return torch.cat(log_probs)
 
-    def short(self, count: int | None = None) -> list[float]:
-        """Rewards of `count` short texts, rows of one length together, so that nothing is padded; by default all
-        of them, or fewer where the model is slow."""
-        rows = [self.row(*pair) for pair in SHORT[::2] + SHORT[1::2]]  # any beginning holds both languages
+    def score_short_texts(self, count: int | None = None) -> list[float]:
+        """Rewards of `count` short texts, by default of all, or of fewer where the model is slow.
+
+        Rows of equal length are batched together, so that none is padded."""
+        rows = [self.encode_conversation(*pair) for pair in SHORT[::2] + SHORT[1::2]]  # mixes the languages
         if count is None:
             started = time.perf_counter()
-            self.read(rows[:4])
-            each = (time.perf_counter() - started) / 4
-            count = max(16, int(SHORT_SECONDS / max(each, 1e-6)))
+            self.run_unpadded(rows[:4])
+            seconds = (time.perf_counter() - started) / 4
+            count = max(16, int(SHORT_SECONDS / max(seconds, 1e-6)))
         rows = rows[:count]
-        found: dict[int, float] = {}
+        rewards: dict[int, float] = {}
         with self._no_pad():
             for length in {len(row.ids) for row in rows}:
-                places = [i for i, row in enumerate(rows) if len(row.ids) == length]
-                told = self.rewards([rows[i] for i in places], 8)
-                found.update(zip(places, told, strict=True))
-        return [found[i] for i in range(len(rows))]
+                indices = [i for i, row in enumerate(rows) if len(row.ids) == length]
+                rewards.update(zip(indices, self.rewards([rows[i] for i in indices], 8), strict=True))
+        return [rewards[i] for i in range(len(rows))]
 
-    def widen(self) -> bool:
-        """Turn the weights to float32 in place, where they can be and there is room."""
-        if not room_for(4 * sum(p.numel() for p in self.model.parameters())):
+    def upcast(self) -> bool:
+        """Convert the weights to float32 in place. Returns False without enough memory, or for quantised weights."""
+        if not fits_in_memory(4 * sum(p.numel() for p in self.model.parameters())):
             return False
         try:
             self.model.float()
-        except ValueError:  # transformers refuses it of quantised weights
+        except ValueError:  # quantised weights
             return False
         return True
 
 
-def room_for(size: int) -> bool:
-    """Whether so many bytes of memory are free."""
+def fits_in_memory(size: int) -> bool:
+    """Whether that many bytes of memory are free."""
     if torch.cuda.is_available():
         return size < int(0.9 * torch.cuda.mem_get_info()[0])
     try:
         return size < 0.8 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # not told on this system
+    except (ValueError, OSError):  # unknown on this system
         return size < 2**33
 
 
-def stored(path: str) -> dict[str, int]:
-    """How many numbers of each type the checkpoint's safetensors files hold; empty where there are none."""
+def count_stored_dtypes(path: str) -> dict[str, int]:
+    """The number of elements of each dtype in the checkpoint's safetensors files; empty where there are none."""
     from safetensors import safe_open
     from transformers.utils import cached_file
 
     folder = Path(path)
     if not folder.is_dir():
-        found = cached_file(path, "config.json", local_files_only=True)
-        folder = Path(found).parent if found else folder
+        config = cached_file(path, "config.json", local_files_only=True)
+        folder = Path(config).parent if config else folder
     counts: dict[str, int] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 - not a dict
-                part = tensors.get_slice(key)
-                counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + math.prod(part.get_shape())
+                tensor = tensors.get_slice(key)
+                counts[tensor.get_dtype()] = counts.get(tensor.get_dtype(), 0) + math.prod(tensor.get_shape())
     return counts
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own words: what it warns of is what is being measured."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def model_errors() -> Iterator[None]:
+    """Raise any error of the model as a ModelError, since each is a finding about the model."""
     try:
         yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def reading(name: str) -> Iterator[None]:
-    """What goes wrong while a config or tokenizer is read, as one line."""
-    try:
-        with quiet():
-            yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        more = "; --remote-code runs its code" if "trust_remote_code" in str(error) else ""
-        raise CannotRun(f"cannot read {name!r}: {first_line(error)}{more}") from error
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Whatever a foreign model raises is a finding about it, so nothing is let through but Refused."""
-    try:
-        yield
-    except Refused:
+    except ModelError:
         raise
     except Exception as error:
-        raise Refused(first_line(error)) from error
+        raise ModelError(first_line(error)) from error
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 120 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:120].rstrip(".")

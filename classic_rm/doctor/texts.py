@@ -1,8 +1,8 @@
-"""Texts that models are examined on, written for it."""
+"""The texts that the doctor examines models on."""
 
 from __future__ import annotations
 
-# Question and answer, from short to longer: rows of one batch that need padding.
+# (prompt, response), from short to long, so that a batch needs padding.
 CONVERSATIONS = (
     ("What is two and two?", "Four."),
     ("水在多少度结冰？", "在标准气压下是零摄氏度。"),
@@ -32,7 +32,7 @@ _PREDICATES = (
     ("was quiet today.", "is hard to find.", "made us all smile.", "will be gone by winter."),
     ("今天很安静。", "不容易找到。", "让大家都笑了。", "到冬天就没有了。"),
 )
-# 64 short texts that differ: equal rewards among them are exact ties.
+# 64 different short texts: equal rewards among them are exact ties.
 SHORT = (
     *(("Say something.", f"{s} {p}") for s in _SUBJECTS[0] for p in _PREDICATES[0]),
     *(("说一句话。", s + p) for s in _SUBJECTS[1] for p in _PREDICATES[1]),

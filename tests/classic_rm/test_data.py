@@ -1,4 +1,4 @@
-"""Rows become token ids once; what is cut, dropped or unreadable is told with its row number."""
+"""Rows become token ids; what is cut, dropped or unreadable is reported with its row number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classic_rm.data import Counts, Example, encode, encode_items, split_by_prompt, with_foreign_rejected
+from classic_rm.data import Example, RowCounts, add_foreign_rejected, encode, encode_items, split_by_prompt
 from classic_rm.model import load_tokenizer
 from judges.data.items import to_item
 from judges.data.rows import read_rows
@@ -34,15 +34,15 @@ def test_the_prompt_is_cut_from_the_left_and_the_response_never(tokenizer):
     assert isinstance(too_long, Failure) and too_long.reason == "too-long"
 
 
-def test_bos_is_added_only_where_asked_and_only_once(tokenizer):
+def test_bos_is_added_only_where_requested_and_only_once(tokenizer):
     messages = ({"role": "user", "content": "hello"},)
     plain = encode(tokenizer, messages, "yes", 100).ids
-    asked = encode(tokenizer, messages, "yes", 100, add_bos=True).ids
+    with_bos = encode(tokenizer, messages, "yes", 100, add_bos=True).ids
     bos = tokenizer.bos_token_id
-    assert asked == (plain if bos is None or plain[0] == bos else [bos, *plain])
+    assert with_bos == (plain if bos is None or plain[0] == bos else [bos, *plain])
 
 
-def test_what_becomes_of_each_row_is_told_with_its_number(tokenizer):
+def test_dropped_rows_are_counted_by_reason_with_their_numbers(tokenizer):
     rows = [
         (1, pair()),
         (2, pair(chosen="the same", rejected="the same")),
@@ -58,7 +58,7 @@ def test_what_becomes_of_each_row_is_told_with_its_number(tokenizer):
         "both sides are equal": [2],
         "the row has no prompt": [3],
         "a response is too long": [4],
-        "no response is said to be better": [6],
+        "no response is preferred": [6],
         "a response is empty": [7],
     }
 
@@ -88,51 +88,51 @@ def test_a_margin_and_scores_and_conversations_are_read():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
-        ({"prompt": "q", "chosen": "x", "rejected": "y", "margin": "much"}, "margin is a number"),
+        ({"prompt": "q", "chosen": "x", "rejected": "y", "margin": "much"}, "margin is not a number"),
         ({"prompt": "q", "chosen": "x", "rejected": "y", "margin": "nan"}, "finite"),
         ({"prompt": "q", "responses": ["x", "y"], "scores": [1]}, "2 responses"),
-        ({"prompt": "q", "responses": ["x", "y"], "ranking": [1, "2"]}, "no number"),
+        ({"prompt": "q", "responses": ["x", "y"], "ranking": [1, "2"]}, "not a number"),
         ({"prompt": "q", "chosen": "x"}, "both chosen and rejected"),
         (
             {"chosen": "\n\nHuman: q\n\nAssistant: x", "rejected": "\n\nHuman: p\n\nAssistant: y"},
-            "more than an assistant's last turn",
+            "more than the last assistant turn",
         ),
     ],
 )
-def test_a_wrong_row_says_what_is_wrong(fields, told):
-    found = to_item("a", fields)
-    assert isinstance(found, Failure) and told in found.message
+def test_a_malformed_row_is_a_failure_that_says_why(fields, message):
+    failure = to_item("a", fields)
+    assert isinstance(failure, Failure) and message in failure.message
 
 
 def test_a_dataset_saved_to_disk_is_read(tmp_path):
     from datasets import Dataset
 
     Dataset.from_list([{"prompt": "q", "chosen": "x", "rejected": "y"}] * 2).save_to_disk(str(tmp_path / "set"))
-    found = list(read_rows(str(tmp_path / "set")))
-    assert [row.number for row in found] == [1, 2] and found[0].item.responses == ("x", "y")
+    rows = list(read_rows(str(tmp_path / "set")))
+    assert [row.number for row in rows] == [1, 2] and rows[0].item.responses == ("x", "y")
 
 
 @given(st.lists(st.integers(0, 12), min_size=2, max_size=60), st.floats(0.01, 0.99), st.integers(0, 3))
 def test_train_and_validation_share_no_prompt_and_neither_is_empty(prompts, share, seed):
     examples = [Example(f"p{p}", [[1], [2]], [(0, 1)]) for p in prompts]
     if len(set(prompts)) > 1:
-        train, held = split_by_prompt(examples, share, seed)
-        assert train and held and len(train) + len(held) == len(examples)
-        assert not {e.prompt for e in train} & {e.prompt for e in held}
+        train, held_out = split_by_prompt(examples, share, seed)
+        assert train and held_out and len(train) + len(held_out) == len(examples)
+        assert not {e.prompt for e in train} & {e.prompt for e in held_out}
 
 
 def test_a_foreign_response_loses_and_never_answers_the_same_prompt():
     rows = [(i, pair(prompt=f"question {i % 3}", chosen=f"answer {i % 3}")) for i in range(9)]
-    for _, item in with_foreign_rejected(rows, seed=1):
+    for _, item in add_foreign_rejected(rows, seed=1):
         assert item.responses[:2] == (f"answer {item.prompt[-1]}", "A stone.")
         assert item.responses[2].startswith("answer") and item.responses[2] != item.responses[0]
         assert item.gold.chosen == (0,)
 
 
 def test_counts_read_as_a_sentence():
-    counts = Counts(9, 5, 2, {"both sides are equal": [3, 4, 5, 6, 7, 8]})
+    counts = RowCounts(9, 5, 2, {"both sides are equal": [3, 4, 5, 6, 7, 8]})
     assert str(counts) == (
         "9 rows, 5 comparisons, 2 prompts cut; dropped 6: both sides are equal (row 3, 4, 5, 6, 7, …)"
     )

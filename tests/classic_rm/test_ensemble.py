@@ -1,4 +1,4 @@
-"""An ensemble's reward is its members' mean; its spread is votes; the conservative score is lower."""
+"""An ensemble's score is the mean of its members' rewards, which are its votes; the conservative score is lower."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import statistics
 import pytest
 from classic_rm_rows import rows
 
-from classic_rm.ensemble import members_of, write_ensemble
+from classic_rm.ensemble import ensemble_members, write_ensemble
 from classic_rm.model import read_statistics
-from classic_rm.settings import Start, TrainingSettings
+from classic_rm.settings import ModelSettings, TrainingSettings
 from classic_rm.training import train
 from judges import load_scorer
 from judges.errors import CannotRun
@@ -20,7 +20,9 @@ ITEMS = [item for _, item in rows(6)]
 @pytest.fixture(scope="module")
 def ensemble(tiny_decoder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("many") / "rm"
-    settings = TrainingSettings(start=Start(base=str(tiny_decoder)), epochs=2, learning_rate=2e-3, max_length=128)
+    settings = TrainingSettings(
+        start=ModelSettings(base=str(tiny_decoder)), epochs=2, learning_rate=2e-3, max_length=128
+    )
     for i in range(3):
         train(rows(), settings, folder / f"member-{i}", member=i)
     write_ensemble(folder, [f"member-{i}" for i in range(3)])
@@ -33,28 +35,28 @@ def scores(model, **more):
 
 
 def test_the_mean_and_the_votes_are_the_members_each_from_its_own_mean(ensemble):
-    members = [scores(folder) for folder in members_of(ensemble)]
-    means = [read_statistics(folder)["mean"] for folder in members_of(ensemble)]
+    members = [scores(folder) for folder in ensemble_members(ensemble)]
+    means = [read_statistics(folder)["mean"] for folder in ensemble_members(ensemble)]
     for judgment, *each in zip(scores(ensemble), *members, strict=True):
-        expected = [one.score - mean for one, mean in zip(each, means, strict=True)]
+        expected = [member.score - mean for member, mean in zip(each, means, strict=True)]
         assert judgment.votes == pytest.approx(expected, abs=1e-5)
         assert judgment.score == pytest.approx(statistics.fmean(expected), abs=1e-5)
         assert statistics.pstdev(expected) > 0
 
 
 def test_the_conservative_score_is_the_mean_less_k_deviations(ensemble):
-    for plain, careful in zip(scores(ensemble), scores(ensemble, conservative=2.0), strict=True):
-        assert careful.votes == plain.votes
-        assert careful.score == pytest.approx(plain.score - 2 * statistics.pstdev(plain.votes), abs=1e-6)
+    for neutral, careful in zip(scores(ensemble), scores(ensemble, conservative=2.0), strict=True):
+        assert careful.votes == neutral.votes
+        assert careful.score == pytest.approx(neutral.score - 2 * statistics.pstdev(neutral.votes), abs=1e-6)
 
 
 def test_members_differ_and_share_their_held_out_rows(ensemble):
-    first, second = (read_statistics(folder) for folder in members_of(ensemble)[:2])
+    first, second = (read_statistics(folder) for folder in ensemble_members(ensemble)[:2])
     assert first["mean"] != second["mean"] and first["responses"] == second["responses"]
 
 
 def test_heads_on_one_backbone_are_an_ensemble_too(tiny_decoder, tmp_path):
-    start = Start(base=str(tiny_decoder), heads=3)
+    start = ModelSettings(base=str(tiny_decoder), heads=3)
     settings = TrainingSettings(start=start, epochs=2, learning_rate=2e-3, max_length=128)
     train(rows(), settings, tmp_path / "rm")
     found = scores(tmp_path / "rm", conservative=1.0)
@@ -62,7 +64,7 @@ def test_heads_on_one_backbone_are_an_ensemble_too(tiny_decoder, tmp_path):
     assert all(j.score < statistics.fmean(j.votes) for j in found)
 
 
-def test_a_member_that_is_gone_is_named(ensemble, tmp_path):
+def test_a_missing_member_is_named(ensemble, tmp_path):
     import shutil
 
     shutil.copytree(ensemble, tmp_path / "rm")

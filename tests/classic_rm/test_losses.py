@@ -1,4 +1,4 @@
-"""Each loss against a value worked out by hand."""
+"""Each loss equals a value computed by hand."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from classic_rm.losses import bradley_terry, centring, certainty, contrastive, o
 ONE, ZERO = torch.tensor([1.0]), torch.tensor([0.0])
 
 
-def test_bradley_terry():
-    # -log sigmoid(1) = log(1 + e^-1)
-    assert float(bradley_terry(ONE, ZERO)) == pytest.approx(0.3132617, abs=1e-6)
-    assert float(bradley_terry(ZERO, ONE)) == pytest.approx(1.3132617, abs=1e-6)
-
-
-def test_a_margin_asks_for_more():
-    # -log sigmoid(1 - 0.5) = log(1 + e^-0.5)
-    assert float(bradley_terry(ONE, ZERO, margin=0.5)) == pytest.approx(0.4740770, abs=1e-6)
-
-
-def test_smoothing_takes_a_share_of_labels_as_wrong():
-    # 0.9 * 0.3132617 + 0.1 * 1.3132617
-    assert float(bradley_terry(ONE, ZERO, smoothing=0.1)) == pytest.approx(0.4132617, abs=1e-6)
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "options", "expected"),
+    [
+        (ONE, ZERO, {}, 0.3132617),  # -log sigmoid(1) = log(1 + e^-1)
+        (ZERO, ONE, {}, 1.3132617),
+        (ONE, ZERO, {"margin": 0.5}, 0.4740770),  # log(1 + e^-0.5)
+        (ONE, ZERO, {"smoothing": 0.1}, 0.4132617),  # 0.9 * 0.3132617 + 0.1 * 1.3132617
+    ],
+)
+def test_bradley_terry_with_margin_and_smoothing(chosen, rejected, options, expected):
+    assert float(bradley_terry(chosen, rejected, **options)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_centring_is_the_square_of_the_sum():
@@ -52,7 +49,7 @@ def test_contrastive_needs_another_chosen():
         contrastive(torch.ones(1, 4), torch.ones(1, 4))
 
 
-def test_uncertainty_weighs_each_pair_and_not_the_mean():
+def test_uncertainty_weights_are_not_renormalised():
     # Members' margins (1, 1) and (-1, 3): variances 0 and 4, weights 1 and 1/5.
     chosen, rejected = torch.tensor([[1.0, 1.0], [-1.0, 3.0]]), torch.zeros(2, 2)
     assert certainty(chosen - rejected).tolist() == pytest.approx([1.0, 0.2])
@@ -64,7 +61,7 @@ def test_uncertainty_weighs_each_pair_and_not_the_mean():
     assert float(loss) == pytest.approx((member_one + member_two) / 2, abs=1e-6)
 
 
-def test_a_prompt_of_six_comparisons_weighs_as_one_of_one():
+def test_a_prompt_with_six_comparisons_has_the_weight_of_one_with_one():
     # Prompt one: four responses ranked 3, 2, 1, 0; prompt two: one pair with difference 0.
     rewards = torch.tensor([[3.0], [2.0], [1.0], [0.0], [0.0], [0.0]])
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (4, 5)]
@@ -78,12 +75,12 @@ def test_the_terms_add_up():
     rewards = torch.tensor([[1.0], [0.5], [0.0], [0.25]])
     states = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     batch = _batch([(0, 2), (1, 3)], [1.0, 1.0]) | {"margins": torch.tensor([0.5, 0.0])}
-    ranked = (math.log1p(math.exp(-0.5)) + math.log1p(math.exp(-0.25))) / 2
-    centred = 0.01 * (1.0**2 + 0.75**2) / 2
+    preference = (math.log1p(math.exp(-0.5)) + math.log1p(math.exp(-0.25))) / 2
+    penalty = 0.01 * (1.0**2 + 0.75**2) / 2
     # Anchor x: other chosen 0, rejected 10 and 10. Anchor y: all three 0.
-    apart = (math.log(1 + 2 * math.exp(10)) + math.log(3)) / 2
+    contrast = (math.log(1 + 2 * math.exp(10)) + math.log(3)) / 2
     loss = objective(rewards, states, batch, centre=0.01, contrast=0.5)
-    assert float(loss) == pytest.approx(ranked + centred + 0.5 * apart, abs=1e-5)
+    assert float(loss) == pytest.approx(preference + penalty + 0.5 * contrast, abs=1e-5)
 
 
 def _batch(pairs, weights, members=1):

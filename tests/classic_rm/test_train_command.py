@@ -1,4 +1,4 @@
-"""`assay train` from a file to a folder that says what it holds."""
+"""`assay train` from a file to a folder with a checkpoint, a plot and a model card."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def files(tmp_path_factory):
         for _, i in rows(60)
     ]
     bad = [{"prompt": "same", "chosen": "x", "rejected": "x"}, {"prompt": "half", "chosen": "x"}]
-    write(folder / "train.jsonl", [*pairs[:20], *bad, *pairs[20:]])
-    write(folder / "test.jsonl", pairs[:12])
+    write_rows(folder / "train.jsonl", [*pairs[:20], *bad, *pairs[20:]])
+    write_rows(folder / "test.jsonl", pairs[:12])
     ranked = [
         {"question": p["prompt"], "answers": [p["rejected"], p["chosen"], p["rejected"] + "!"], "worth": [1, 3, 2]}
         for p in pairs
     ]
-    write(folder / "ranked.jsonl", ranked)
+    write_rows(folder / "ranked.jsonl", ranked)
     return folder
 
 
-def train_here(file, output, mapping=None, ensemble=1, **settings):
-    """The command without a process of its own, which costs seconds to import torch."""
+def train_in_process(file, output, mapping=None, ensemble=1, **settings):
+    """Run the command in this process, since importing torch takes seconds."""
     run(
         file,
         output,
@@ -56,8 +56,8 @@ def train_here(file, output, mapping=None, ensemble=1, **settings):
     )
 
 
-def write(path, made):
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+def write_rows(path, records):
+    path.write_text("".join(json.dumps(row) + "\n" for row in records))
 
 
 def quick(base):
@@ -65,29 +65,29 @@ def quick(base):
 
 
 @pytest.mark.slow
-def test_it_leaves_a_checkpoint_a_plot_and_a_card_with_counts_and_subsets(files, tiny_decoder, tmp_path):
+def test_it_writes_a_checkpoint_a_plot_and_a_card_with_counts_and_subsets(files, tiny_decoder, tmp_path):
     out = tmp_path / "rm"
     done = assay(
         "train", files / "train.jsonl", "--test", files / "test.jsonl", *quick(tiny_decoder), "--quality", "-o", out
     )
     assert done.returncode == 0, done.stderr
-    assert "filters took 1 of 62 rows (1 similar)" in done.stderr
-    assert "each prompt computed once" in done.stderr and "(row 22)" in done.stderr
+    assert "filters removed 1 of 62 rows (1 similar)" in done.stderr
+    assert "each prompt is computed once" in done.stderr and "(row 22)" in done.stderr
     assert "step" in done.stderr and "held-out" in done.stderr
     card = (out / "README.md").read_text()
-    for expected in ("61 rows, 60 comparisons", "| even |", "| odd |", "bag of words", "length", "Kept: step"):
+    for expected in ("61 rows, 60 comparisons", "| even |", "| odd |", "bag of words", "length", "Best step"):
         assert expected in card
     assert (out / "training.png").read_bytes()[:4] == b"\x89PNG"
     assert "test" in done.stdout and "| all | 12 |" in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rm", "rm.taken.jsonl"]
     again = assay("train", files / "train.jsonl", *quick(tiny_decoder), "-o", out, "--if-missing")
-    assert again.returncode == 0 and "is there already" in again.stderr
+    assert again.returncode == 0 and "exists already" in again.stderr
 
 
 def test_ranked_responses_and_an_ensemble(files, tiny_decoder, tmp_path):
     out = tmp_path / "rm"
     mapping = {"prompt": "question", "responses": "answers", "scores": "worth"}
-    train_here(
+    train_in_process(
         str(files / "ranked.jsonl"),
         out,
         mapping=mapping,
@@ -107,7 +107,7 @@ def test_ranked_responses_and_an_ensemble(files, tiny_decoder, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(files, tiny_decoder, tmp_path):
-    """On CPUs, over gloo: what can be tried without GPUs of `accelerate launch`."""
+    """`accelerate launch` on CPUs, over gloo."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     out = tmp_path / "rm"
@@ -122,7 +122,7 @@ def test_two_processes_train_one_model(files, tiny_decoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_in_seconds_and_the_same_command_goes_on(files, tiny_decoder, tmp_path):
+def test_ctrl_c_ends_in_seconds_and_the_same_command_resumes(files, tiny_decoder, tmp_path):
     command = ["train", files / "train.jsonl", *quick(tiny_decoder)[:-6], "--epochs", "40", "--patience", "99"]
     command += ["--max-length", "128", "-o", tmp_path / "rm"]
     running = subprocess.Popen([*ASSAY, *map(str, command)], stderr=subprocess.PIPE, text=True)
@@ -130,17 +130,17 @@ def test_ctrl_c_leaves_in_seconds_and_the_same_command_goes_on(files, tiny_decod
         assert running.poll() is None
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    assert running.wait(timeout=30) == 130 and time.monotonic() - began < 15
+    started = time.monotonic()
+    assert running.wait(timeout=30) == 130 and time.monotonic() - started < 15
     assert not (tmp_path / "rm").exists() and "Traceback" not in running.stderr.read()
     done = assay(*command)
     assert done.returncode == 0, done.stderr
     first = next(line for line in done.stderr.splitlines() if line.strip()[:1].isdigit() and "rows" not in line)
-    assert int(first.split()[0]) > 3, "it began again"
+    assert int(first.split()[0]) > 3, "it started afresh"
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("options", "message"),
     [
         ({"file": "missing.jsonl"}, "no file"),
         ({"file": "train.jsonl", "mapping": {"chosen": "nothing"}}, "no column 'nothing'"),
@@ -149,8 +149,8 @@ def test_ctrl_c_leaves_in_seconds_and_the_same_command_goes_on(files, tiny_decod
         ({"file": "train.jsonl", "uncertainty": True}, "two heads"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(files, tmp_path, more, told):
-    more = dict(more)
+def test_an_error_is_one_line(files, tmp_path, options, message):
+    options = dict(options)
     with pytest.raises(CannotRun) as error:
-        train_here(str(files / more.pop("file")), tmp_path / "rm", **more)
-    assert told in str(error.value) and len(str(error.value).splitlines()) == 1
+        train_in_process(str(files / options.pop("file")), tmp_path / "rm", **options)
+    assert message in str(error.value) and len(str(error.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Training learns, keeps the best step, survives kills, and never leaves a broken checkpoint under its name."""
+"""Training learns, saves the best step, resumes after kills, and never leaves an incomplete checkpoint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 import torch
 from classic_rm_rows import rows
 
-from classic_rm.checkpoints import whole_folder
+from classic_rm.checkpoints import atomic_folder
 from classic_rm.data import encode_items, split_by_prompt
 from classic_rm.model import load_tokenizer, read_statistics
 from classic_rm.reward_model import RewardModel
-from classic_rm.settings import Start, TrainingSettings
+from classic_rm.settings import ModelSettings, TrainingSettings
 from classic_rm.training import train
 from judges import load_scorer
 from judges.errors import CannotRun
@@ -30,7 +30,7 @@ FAST = {"learning_rate": 2e-3, "batch_size": 8, "max_length": 128, "validation_s
 
 
 def settings(base: Path, start=None, **more) -> TrainingSettings:
-    return TrainingSettings(start=Start(base=str(base), **(start or {})), **FAST | more)
+    return TrainingSettings(start=ModelSettings(base=str(base), **(start or {})), **FAST | more)
 
 
 def held_out_loss(folder: Path, numbered, chosen: TrainingSettings) -> float:
@@ -64,7 +64,7 @@ def held_out_loss(folder: Path, numbered, chosen: TrainingSettings) -> float:
         pytest.param("encoder", {}, {"contrast": 0.1, "epochs": 12}, marks=pytest.mark.slow),
     ],
 )
-def test_it_learns_and_the_checkpoint_says_what_training_measured(request, tmp_path, kind, start, more):
+def test_the_loss_falls_and_the_checkpoint_has_the_measured_loss(request, tmp_path, kind, start, more):
     base = request.getfixturevalue(f"tiny_{kind}")
     numbered = rows()
     chosen = settings(base, start, **{"epochs": 5} | more)
@@ -81,7 +81,7 @@ def test_it_learns_and_the_checkpoint_says_what_training_measured(request, tmp_p
     assert found["deviation"] > 0 and found["temperature"] > 0 and found["responses"] >= 20
 
 
-def test_the_best_step_is_kept_when_the_labels_cannot_be_learned(tiny_decoder, tmp_path):
+def test_early_stopping_saves_the_best_step_when_the_labels_are_random(tiny_decoder, tmp_path):
     draw = random.Random(0)
     numbered = [
         (i, Item(id=str(i), prompt=f"q {i}", responses=draw.sample(["yes", "no"], 2), gold=Gold(chosen=(0,))))
@@ -96,12 +96,12 @@ def test_the_best_step_is_kept_when_the_labels_cannot_be_learned(tiny_decoder, t
 
 
 def test_the_head_starts_small_and_pad_is_its_own(tiny_decoder):
-    from classic_rm.model import begin, head
+    from classic_rm.model import initialise_model, reward_head
 
-    model, tokenizer = begin(Start(base=str(tiny_decoder)), seed=3)
-    again, _ = begin(Start(base=str(tiny_decoder)), seed=3)
-    assert 0.005 < float(head(model).weight.std()) < 0.04
-    assert torch.equal(head(model).weight, head(again).weight)
+    model, tokenizer = initialise_model(ModelSettings(base=str(tiny_decoder)), seed=3)
+    again, _ = initialise_model(ModelSettings(base=str(tiny_decoder)), seed=3)
+    assert 0.005 < float(reward_head(model).weight.std()) < 0.04
+    assert torch.equal(reward_head(model).weight, reward_head(again).weight)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id and tokenizer.pad_token not in tokenizer.eos_token
     from judges.engines.chat_template import plain_ids
 
@@ -140,16 +140,16 @@ def test_a_base_with_a_poor_tokenizer_gives_a_sound_checkpoint(tiny_decoder, tmp
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     assert model.config.pad_token_id == tokenizer.pad_token_id
     examples, _ = encode_items(tokenizer, numbered[:6], 128)
-    ours = RewardModel(str(tmp_path / "rm")).rewards([e.responses for e in examples])
+    rewards = RewardModel(str(tmp_path / "rm")).rewards([e.responses for e in examples])
     from classic_rm.model import pad_rows
 
     flat = [ids for e in examples for ids in e.responses]
     with torch.no_grad():
-        theirs = model(**pad_rows(flat, tokenizer.pad_token_id)).logits[:, 0].tolist()
-    assert [reward for group in ours for (reward,) in group] == pytest.approx(theirs, abs=1e-5)
+        expected = model(**pad_rows(flat, tokenizer.pad_token_id)).logits[:, 0].tolist()
+    assert [reward for group in rewards for (reward,) in group] == pytest.approx(expected, abs=1e-5)
 
 
-def test_too_few_rows_are_told_with_what_became_of_them(tiny_decoder, tmp_path):
+def test_too_few_rows_are_an_error_with_the_reasons(tiny_decoder, tmp_path):
     item = Item(id="a", prompt="q", responses=["same", "same"], gold=Gold(chosen=(0,)))
     with pytest.raises(CannotRun, match=r"both sides are equal \(row 7\)"):
         train([(7, item), *rows(1)], settings(tiny_decoder), tmp_path / "rm")
@@ -162,7 +162,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_saves_nothing(tiny_decoder
     assert not (tmp_path / "rm").exists()
 
 
-def test_other_settings_do_not_go_on_with_a_killed_run(tiny_decoder, tmp_path):
+def test_other_settings_do_not_resume_a_killed_run(tiny_decoder, tmp_path):
     with pytest.raises(CannotRun, match="loss is"):
         train(rows(), settings(tiny_decoder, epochs=5, learning_rate=1e30), tmp_path / "rm")
     with pytest.raises(CannotRun, match="other rows or settings"):
@@ -180,19 +180,19 @@ import json, resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from classic_rm_rows import rows
-from classic_rm.settings import Start
+from classic_rm.settings import ModelSettings
 from classic_rm.settings import TrainingSettings
 from classic_rm.training import train
 from judges.errors import CannotRun
 
-def tell(kind, values):
+def report(kind, values):
     if (kind == "begin" and {limit_at} == 0) or (kind == "step" and values["step"] == {limit_at}):
         {limit}
 
-chosen = TrainingSettings(start=Start(base=sys.argv[1], dropout=0.2), epochs=2, learning_rate=2e-3,
+chosen = TrainingSettings(start=ModelSettings(base=sys.argv[1], dropout=0.2), epochs=2, learning_rate=2e-3,
                           batch_size={batch}, max_length=128, patience=9)
 try:
-    trained = train(rows(200, long={long}), chosen, Path(sys.argv[2]), tell)
+    trained = train(rows(200, long={long}), chosen, Path(sys.argv[2]), report)
 except CannotRun as error:
     print(error, file=sys.stderr)
     raise SystemExit(2)
@@ -214,8 +214,8 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_like_an_uninterrupted_run(reque
     base = request.getfixturevalue(f"tiny_{kind}")
     whole = run(script(), base, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    expected = json.loads(whole.stdout)
-    for step in (20, 60):  # 45 steps an epoch: both lie within one
+    expected_history = json.loads(whole.stdout)
+    for step in (20, 60):  # an epoch has 45 steps
         killed = subprocess.Popen([sys.executable, "-c", script(), base, tmp_path / "cut"])
         state = tmp_path / "cut.training" / f"checkpoint-{step}" / "trainer_state.json"
         while not state.exists() and killed.poll() is None:
@@ -225,11 +225,11 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_like_an_uninterrupted_run(reque
         assert not (tmp_path / "cut").exists()
     resumed = run(script(), base, tmp_path / "cut")
     assert resumed.returncode == 0, resumed.stderr
-    found = json.loads(resumed.stdout)
-    assert [row["step"] for row in found] == [row["step"] for row in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-4)
-        assert one.get("loss") == pytest.approx(other.get("loss"), abs=1e-4)
+    history = json.loads(resumed.stdout)
+    assert [row["step"] for row in history] == [row["step"] for row in expected_history]
+    for row, expected_row in zip(history, expected_history, strict=True):
+        assert row["eval_loss"] == pytest.approx(expected_row["eval_loss"], abs=1e-4)
+        assert row.get("loss") == pytest.approx(expected_row.get("loss"), abs=1e-4)
     from safetensors.torch import load_file
 
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(tiny_decoder, tmp_
 
 
 def test_a_full_disk_at_the_end_leaves_nothing_under_the_final_name(tmp_path):
-    with pytest.raises(CannotRun, match="cannot be written"), whole_folder(tmp_path / "rm") as part:
+    with pytest.raises(CannotRun, match="cannot be written"), atomic_folder(tmp_path / "rm") as part:
         (part / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []

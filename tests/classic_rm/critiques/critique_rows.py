@@ -1,14 +1,14 @@
-"""What the tests of critique-out-loud judge, and the prompt under which they do."""
+"""Items and the prompt of the tests of critique-out-loud."""
 
 from __future__ import annotations
 
-from classic_rm.critiques.training import Judging
+from classic_rm.critiques.training import CritiquePrompt
 from judges import Item
 from judges.template import load_template
 from judges.types import Gold
 
 TEMPLATE = load_template("critique-out-loud")
-JUDGING = Judging(
+PROMPT = CritiquePrompt(
     TEMPLATE.name, TEMPLATE.digest, TEMPLATE.path.read_text(), lambda item, i: TEMPLATE.render(item, (i,))
 )
 WORDS = ["river", "stone", "cloud", "lamp", "bread", "chair", "clock", "grass"]

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from critique_rows import JUDGING, TEMPLATE, item
+from critique_rows import PROMPT, TEMPLATE, item
 from fakes import FakeEngine, use
 
 from classic_rm.critiques.model import (
     CritiqueNetwork,
-    HeadModel,
-    begin_lm,
-    critique_turn,
+    CritiqueRewardModel,
+    encode_critique,
+    initialise_lm,
+    load_critique_reward_model,
     load_lm,
-    open_head,
     save_critique_model,
 )
 from classic_rm.model import write_statistics
@@ -31,20 +31,20 @@ from judges.types import Failure, Usage
 CRITIQUES = ["Right.", "The answer is not what was asked for.", "It names the word, and stops there. Good enough."]
 
 
-def made(base, folder: Path, seed: int = 0) -> Path:
+def save_random_model(base, folder: Path, seed: int = 0) -> Path:
     """A critique model with a random head, as training would leave it."""
-    lm, tokenizer = begin_lm(str(base))
+    lm, tokenizer = initialise_lm(str(base))
     torch.manual_seed(seed)
     folder.mkdir()
     about = {"kind": "critique-out-loud", "max_tokens": 48, "template": {"digest": TEMPLATE.digest}}
-    save_critique_model(CritiqueNetwork(lm), tokenizer, folder, JUDGING.text, about)
+    save_critique_model(CritiqueNetwork(lm), tokenizer, folder, PROMPT.text, about)
     write_statistics(folder, {"heads": 1, "temperature": 2.0})
     return folder
 
 
 @pytest.fixture(scope="module")
 def model(tiny_decoder, tmp_path_factory) -> Path:
-    return made(tiny_decoder, tmp_path_factory.mktemp("critiques") / "model")
+    return save_random_model(tiny_decoder, tmp_path_factory.mktemp("critiques") / "model")
 
 
 @cache
@@ -55,7 +55,7 @@ def loaded(folder: Path):
 
 def turns_of(folder: Path, critiques=CRITIQUES):
     _, tokenizer = loaded(folder)
-    return [critique_turn(tokenizer, TEMPLATE.render(item(i), (0,)), c, 512) for i, c in enumerate(critiques)]
+    return [encode_critique(tokenizer, TEMPLATE.render(item(i), (0,)), c, 512) for i, c in enumerate(critiques)]
 
 
 def alone(folder: Path, ids) -> float:
@@ -78,15 +78,17 @@ def test_the_reward_is_read_at_the_last_token_that_the_template_writes(model):
     whole = [*TEMPLATE.render(item(0), (0,)), {"role": "assistant", "content": CRITIQUES[0]}]
     assert turn.ids == tokenizer.apply_chat_template(whole, tokenize=True, return_dict=False)
     assert tokenizer.decode(turn.ids[turn.start :]) == "Right.<|im_end|>\n"
-    assert HeadModel(str(model)).rewards([[turn.ids]])[0][0][0] == pytest.approx(alone(model, turn.ids), abs=1e-5)
+    assert CritiqueRewardModel(str(model)).rewards([[turn.ids]])[0][0][0] == pytest.approx(
+        alone(model, turn.ids), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("share", [True, False])
 def test_rewards_do_not_depend_on_batch_padding_or_sharing(model, share):
     expected = [alone(model, turn.ids) for turn in turns_of(model)]
-    assert max(expected) - min(expected) > 1e-3, "rewards that are all alike show nothing"
-    reader = HeadModel(str(model), share_prompts=share)
-    assert bool(reader.shares) is not share
+    assert max(expected) - min(expected) > 1e-3, "equal rewards would prove nothing"
+    reader = CritiqueRewardModel(str(model), share_prompts=share)
+    assert bool(reader.unshared_reason) is not share
     for size, reader.padding_side in ((1, "left"), (2, "left"), (8, "left"), (2, "right"), (8, "right")):
         reader.batch_size = size
         found = reader.rewards([[turn.ids] for turn in turns_of(model)])
@@ -107,14 +109,14 @@ def test_a_saved_model_is_a_plain_checkpoint_with_a_head_beside_it(model, tiny_d
 def test_a_critique_that_does_not_fit_is_a_failure_not_cut(model):
     _, tokenizer = loaded(model)
     messages = TEMPLATE.render(item(), (0,))
-    fits = critique_turn(tokenizer, messages, "Right.", 512)
-    assert critique_turn(tokenizer, messages, "Right.", len(fits.ids)) == fits
-    assert critique_turn(tokenizer, messages, "Right.", len(fits.ids) - 1).reason == "too-long"
+    fits = encode_critique(tokenizer, messages, "Right.", 512)
+    assert encode_critique(tokenizer, messages, "Right.", len(fits.ids)) == fits
+    assert encode_critique(tokenizer, messages, "Right.", len(fits.ids) - 1).reason == "too-long"
 
 
 def test_control_strings_in_a_critique_stay_text(model):
     _, tokenizer = loaded(model)
-    turn = critique_turn(tokenizer, TEMPLATE.render(item(), (0,)), "Ends <|im_end|> here.", 512)
+    turn = encode_critique(tokenizer, TEMPLATE.render(item(), (0,)), "Ends <|im_end|> here.", 512)
     assert turn.ids[turn.start :].count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
 
 
@@ -131,20 +133,20 @@ def bare(base, folder: Path, template: str | None) -> Path:
 
 def test_turns_end_where_the_models_own_template_ends_them(tiny_decoder, tmp_path):
     template = "{% for m in messages %}{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
-    lm, tokenizer = begin_lm(str(bare(tiny_decoder, tmp_path / "other", template)))
+    lm, tokenizer = initialise_lm(str(bare(tiny_decoder, tmp_path / "other", template)))
     assert lm.generation_config.eos_token_id == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 def test_a_model_without_a_chat_template_gets_a_plain_one(tiny_decoder, tmp_path):
-    lm, tokenizer = begin_lm(str(bare(tiny_decoder, tmp_path / "base", None)))
-    turn = critique_turn(tokenizer, ({"role": "user", "content": "Why?"},), "So.", 512)
+    lm, tokenizer = initialise_lm(str(bare(tiny_decoder, tmp_path / "base", None)))
+    turn = encode_critique(tokenizer, ({"role": "user", "content": "Why?"},), "So.", 512)
     assert tokenizer.decode(turn.ids) == "user:\nWhy?\n\nassistant:\nSo.<|endoftext|>\n\n"
     assert lm.generation_config.eos_token_id == [tokenizer.convert_tokens_to_ids("<|endoftext|>")]
 
 
 def test_an_encoder_is_refused(tiny_encoder):
     with pytest.raises(CannotRun, match="causal LM"):
-        begin_lm(str(tiny_encoder))
+        initialise_lm(str(tiny_encoder))
 
 
 # -- scoring --------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def test_k_critiques_are_averaged_and_kept(model):
     expected = [
         alone(
             model,
-            critique_turn(
+            encode_critique(
                 judge.head._model.tokenizer, TEMPLATE.render(item(0, ["Yes: river"]), (0,)), c.strip(), 512
             ).ids,
         )
@@ -225,7 +227,7 @@ def test_a_cut_critique_is_finished_before_it_is_scored_unless_that_was_refused(
     judge = scorer(model, Cut("It is", " right."))
     j = judge.score([item(0, ["x"])])[0].judgments[0]
     messages = TEMPLATE.render(item(0, ["x"]), (0,))
-    ids = critique_turn(judge.head._model.tokenizer, messages, "It is right.", 512).ids
+    ids = encode_critique(judge.head._model.tokenizer, messages, "It is right.", 512).ids
     assert j.score == pytest.approx(alone(model, ids), abs=1e-5) and not j.truncated
     judge.close()
     judge = scorer(model, Cut("It is", " right."), finish=False)
@@ -246,8 +248,8 @@ def test_a_reward_that_cannot_be_computed_is_that_rows_failure(model):
 
 def test_another_template_or_a_missing_head_is_refused(model, tiny_decoder, tmp_path):
     other = tmp_path / "other.md"
-    other.write_text(JUDGING.text.replace("You review", "You look at"))
-    with pytest.raises(CannotRun, match="trained with the template"):
+    other.write_text(PROMPT.text.replace("You review", "You look at"))
+    with pytest.raises(CannotRun, match="was trained with"):
         load_scorer("critique-out-loud", model=str(model), template=str(other))
     same = load_scorer("critique-out-loud", model=str(model), template="critique-out-loud")
     assert same.identity()["read"] == "head" and same.identity()["template"].endswith(TEMPLATE.digest)
@@ -264,7 +266,7 @@ def test_another_template_or_a_missing_head_is_refused(model, tiny_decoder, tmp_
 @pytest.mark.slow
 def test_the_reward_through_vllm_is_that_of_transformers(tmp_path):
     """The embedded model with a random head: vLLM writes two critiques and reads each, transformers reads them."""
-    folder = made("embedded:smollm2-135m", tmp_path / "model")
+    folder = save_random_model("embedded:smollm2-135m", tmp_path / "model")
     items = [item(i, ["Yes: the river is long.", "No."]) for i in range(2)]
     settings = {"critiques": 2, "max_tokens": 128, "head_engine": "vllm", "engine": "vllm"}
     with (
@@ -272,10 +274,10 @@ def test_the_reward_through_vllm_is_that_of_transformers(tmp_path):
         load_scorer("critique-out-loud", model=str(folder), **settings) as judge,
     ):
         judgments = [j for card in judge.score(items) for j in card.judgments]
-    reader = open_head(str(folder), "transformers")
-    asked = [TEMPLATE.render(one, (i,)) for one in items for i in range(2)]
+    reader = load_critique_reward_model(str(folder), "transformers")
+    prompts = [TEMPLATE.render(scored, (i,)) for scored in items for i in range(2)]
     compared = 0
-    for messages, j in zip(asked, judgments, strict=True):
+    for messages, j in zip(prompts, judgments, strict=True):
         for vote, text in zip(j.votes, j.completions, strict=True):
             if not isinstance(vote, Failure):
                 ids = reader.encode(messages, text.strip()).ids

@@ -1,4 +1,4 @@
-"""Rewards equal transformers' own, read row by row without padding, and those of vLLM and TRL."""
+"""Rewards equal those of transformers row by row without padding, of vLLM and of TRL."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from classic_rm.data import encode
-from classic_rm.model import begin, load_tokenizer, save_model
-from classic_rm.settings import Start
+from classic_rm.model import initialise_model, load_tokenizer, save_model
+from classic_rm.settings import ModelSettings
 from judges import Item, load_scorer
 from judges.engines.embedded import resolve_model
 from judges.errors import CannotRun
 
 TEXTS = ["Yes.", "It is four, since two and two make four.", "I would rather talk about the weather " * 8, "No"]
-OWN_CODE = """
+CUSTOM_CODE = """
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,7 @@ ITEMS = [Item(id=str(i), prompt=f"What is {i} + {i}? " * (1 + 5 * i), responses=
 @pytest.fixture(scope="module", params=["decoder", "encoder"])
 def checkpoint(request, tmp_path_factory):
     base = {"decoder": "embedded:smollm2-135m", "encoder": "embedded:minilm"}[request.param]
-    model, tokenizer = begin(Start(base=base), seed=1)
+    model, tokenizer = initialise_model(ModelSettings(base=base), seed=1)
     folder = tmp_path_factory.mktemp("rm") / request.param
     save_model(model, tokenizer, folder, {})
     return folder
@@ -57,7 +57,7 @@ def _row_by_row(folder):
 
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = load_tokenizer(str(folder))
-    found = []
+    rewards = []
     for item in ITEMS:
         for response in item.responses:
             if tokenizer.chat_template:
@@ -66,8 +66,8 @@ def _row_by_row(folder):
             else:
                 batch = tokenizer(item.prompt, response, return_tensors="pt")
             with torch.no_grad():
-                found.append(float(model(**batch).logits))
-    return found
+                rewards.append(float(model(**batch).logits))
+    return rewards
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -84,19 +84,19 @@ def test_rewards_equal_transformers_row_by_row(checkpoint, reference, side, batc
     assert len({round(r, 6) for r in reference}) == len(reference)
 
 
-def test_rewards_do_not_depend_on_the_order_or_the_company(checkpoint, reference):
+def test_rewards_do_not_depend_on_the_order_or_the_batch(checkpoint, reference):
     split = [
         Item(id=f"{item.id}-{k}", prompt=item.prompt, responses=[text])
         for item in reversed(ITEMS)
         for k, text in enumerate(item.responses)
     ]
     with load_scorer("bradley-terry", model=str(checkpoint), batch_size=5) as scorer:
-        found = {card.id: card.judgments[0].score for card in scorer.stream(iter(split))}
-    told = [found[f"{item.id}-{k}"] for item in ITEMS for k in range(len(TEXTS))]
-    assert told == pytest.approx(reference, abs=1e-4)
+        rewards = {card.id: card.judgments[0].score for card in scorer.stream(iter(split))}
+    scores = [rewards[f"{item.id}-{k}"] for item in ITEMS for k in range(len(TEXTS))]
+    assert scores == pytest.approx(reference, abs=1e-4)
 
 
-def test_a_pair_encoder_from_elsewhere_gets_the_token_types_that_its_tokenizer_gives(tiny_encoder, tmp_path):
+def test_an_encoder_gets_the_token_types_of_its_tokenizer(tiny_encoder, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
     folder = tmp_path / "pairs"
@@ -105,8 +105,8 @@ def test_a_pair_encoder_from_elsewhere_gets_the_token_types_that_its_tokenizer_g
     load_tokenizer(str(tiny_encoder)).save_pretrained(folder)
     expected = _row_by_row(folder)
     with load_scorer("bradley-terry", model=str(folder)) as scorer:
-        told = [j.score for card in scorer.score(ITEMS) for j in card.judgments]
-    assert told == pytest.approx(expected, abs=1e-5)
+        scores = [j.score for card in scorer.score(ITEMS) for j in card.judgments]
+    assert scores == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_empty_response_is_a_failure_and_the_rest_is_scored(checkpoint):
@@ -137,7 +137,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_loaded(checkpoint, wrong)
 def test_a_checkpoint_without_its_head_is_refused(tiny_decoder, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    model, tokenizer = begin(Start(base=str(tiny_decoder)))
+    model, tokenizer = initialise_model(ModelSettings(base=str(tiny_decoder)))
     save_model(model, tokenizer, tmp_path, {})
     weights = load_file(tmp_path / "model.safetensors")
     del weights["score.weight"]
@@ -149,13 +149,13 @@ def test_a_checkpoint_without_its_head_is_refused(tiny_decoder, tmp_path):
         scorer.score(ITEMS[:1])
 
 
-def test_a_model_with_code_of_its_own_needs_to_be_asked_for(tiny_decoder, tmp_path):
+def test_custom_code_runs_with_remote_code_only(tiny_decoder, tmp_path):
     import json
     import shutil
 
     folder = tmp_path / "own"
     shutil.copytree(tiny_decoder, folder)
-    (folder / "own.py").write_text(OWN_CODE)
+    (folder / "own.py").write_text(CUSTOM_CODE)
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {"AutoModelForSequenceClassification": "own.Own"}
     config["architectures"] = ["Own"]
@@ -189,8 +189,8 @@ def test_trl_evaluates_to_the_same_rewards(checkpoint, reference, tmp_path):
     )
     batch = trainer.data_collator([data[i] for i in range(len(data))])
     with torch.no_grad():
-        told = trainer.model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
-    chosen, rejected = told.chunk(2)
+        scores = trainer.model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    chosen, rejected = scores.chunk(2)
     assert chosen.tolist() == pytest.approx(reference[::2], abs=1e-3)
     assert rejected.tolist() == pytest.approx(reference[1::2], abs=1e-3)
     measured = trainer.evaluate()
@@ -201,7 +201,7 @@ def test_trl_evaluates_to_the_same_rewards(checkpoint, reference, tmp_path):
 
 
 def test_the_template_as_text_tokenized_again_gives_the_same_ids(tmp_path):
-    """RewardBench's way, where the tokenizer adds no BOS of its own."""
+    """As RewardBench tokenizes, for a tokenizer that adds no BOS."""
     tokenizer = load_tokenizer(resolve_model("embedded:smollm2-135m"))
     for item in ITEMS:
         for response in item.responses:
@@ -217,5 +217,5 @@ def test_the_template_as_text_tokenized_again_gives_the_same_ids(tmp_path):
 )
 def test_vllm_pools_to_the_same_rewards(checkpoint, reference):
     with load_scorer("bradley-terry", model=str(checkpoint), engine="vllm") as scorer:
-        told = [j.score for card in scorer.score(ITEMS) for j in card.judgments]
-    assert told == pytest.approx(reference, abs=1e-3)
+        scores = [j.score for card in scorer.score(ITEMS) for j in card.judgments]
+    assert scores == pytest.approx(reference, abs=1e-3)
