@@ -1,4 +1,4 @@
-"""The best of N: which candidate a scorer takes of each prompt, and what taking the best of n is worth, n by n."""
+"""Best of N: select the best-scored candidate of each prompt, and estimate and plot the best of n."""
 
 from __future__ import annotations
 
@@ -15,129 +15,150 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judges.data.json_lines import from_line
-from judges.data.writers import DRAWN, OURS
+from judges.data.output_row import CANDIDATE_COLUMNS, OUTPUT_COLUMNS
+from judges.errors import CannotRun
+from judges.evaluation.report.plots import COLOURS, SETTINGS
 from judges.evaluation.statistics.intervals import intervals
 from judges.evaluation.statistics.tally import Mean, prompt_of
-from judges.preferences.scored_candidates import Judged, read_judged
+from judges.preferences.scored_candidates import ScoredRow, parse_scored_row
 from judges.types import Failure
 
 Floats = NDArray[np.float64]
-# What a row adds to the input's columns; one of those that is called the same is kept as "input.NAME".
-ADDED = ("row", "id", "response", "score", "of", "place", "failure")
-_HELD = ("responses", "chosen", "rejected")  # fields that candidates stand in
+# The columns that are added to the input's; an input column of the same name is written as "input.NAME".
+ADDED_COLUMNS = ("row", "id", "response", "score", "of", "place", "failure")
+_RESPONSE_FIELDS = ("responses", "chosen", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
-    """What was taken of one row's candidates: a place among them, or why none.
+class BestCandidate:
+    """The best candidate of one row: its index, or why there is none.
 
-    `level`: another text has the same score, so the scorer did not decide, and the earliest was taken.
+    `tied`: a different text has the same score. The earliest of them is the best then.
     """
 
-    judged: Judged
-    place: int | None
-    level: bool
+    row: ScoredRow
+    index: int | None
+    tied: bool
     failure: Failure | None = None
 
     @property
     def scores(self) -> tuple[float | None, ...]:
-        return tuple(None if isinstance(one.score, Failure) else one.score for one in self.judged.candidates)
+        """The scores of all candidates, None without one."""
+        return tuple(
+            None if isinstance(candidate.score, Failure) else candidate.score for candidate in self.row.candidates
+        )
 
 
-def pick(judged: Judged) -> Pick:
-    """The candidate of the highest score, the earliest of several; those without a score are passed over.
+def select_best(row: ScoredRow) -> BestCandidate:
+    """Select the candidate with the highest score, the earliest of several; candidates without a score are skipped.
 
     >>> from judges.preferences.scored_candidates import Candidate
-    >>> found = pick(Judged(1, "a", None, (Candidate("x", 1.0), Candidate("y", 3.0), Candidate("z", 3.0))))
-    >>> found.place, found.level
+    >>> best = select_best(ScoredRow(1, "a", None, (Candidate("x", 1.0), Candidate("y", 3.0), Candidate("z", 3.0))))
+    >>> best.index, best.tied
     (1, True)
     """
-    scored = [(place, one.text, one.score) for place, one in enumerate(judged.candidates)]
-    known = [(place, text, score) for place, text, score in scored if not isinstance(score, Failure)]
-    if not known:
-        why = next((one.score for one in judged.candidates if isinstance(one.score, Failure)), judged.failure)
-        return Pick(judged, None, False, why or Failure("empty", "the row has no candidates"))
-    place, text, best = max(known, key=lambda one: one[2])
-    return Pick(judged, place, any(score == best and other != text for _, other, score in known))
+    failures = [candidate.score for candidate in row.candidates if isinstance(candidate.score, Failure)]
+    scored = [
+        (index, candidate.text, candidate.score)
+        for index, candidate in enumerate(row.candidates)
+        if not isinstance(candidate.score, Failure)
+    ]
+    if not scored:
+        failure = failures[0] if failures else row.failure
+        return BestCandidate(row, None, False, failure or Failure("empty", "the row has no candidates"))
+    index, text, best_score = max(scored, key=lambda candidate: candidate[2])
+    tied = any(score == best_score and other_text != text for _, other_text, score in scored)
+    return BestCandidate(row, index, tied)
 
 
-def picks(path: Path, mapping: Mapping[str, str]) -> Iterator[tuple[Pick, dict[str, Any]]]:
-    """What is taken of each row of a judged file, and the row to write. `mapping`: as the file was judged with."""
+def read_best(path: Path, mapping: Mapping[str, str]) -> Iterator[tuple[BestCandidate, dict[str, Any]]]:
+    """Stream the best candidate of each row of a scored file, and the row to write.
+
+    `mapping` is the one that the file was scored with.
+    """
     with open(path, "rb") as lines:
         for line in lines:
             columns = from_line(line)
-            picked = pick(read_judged(columns, mapping))
-            yield picked, best_row(columns, picked, mapping)
+            best = select_best(parse_scored_row(columns, mapping))
+            yield best, best_row(columns, best, mapping)
 
 
-def best_row(columns: Mapping[str, Any], picked: Pick, mapping: Mapping[str, str]) -> dict[str, Any]:
-    """The input row's columns, in place of its candidates the best, its score, of how many it was the best, and its
-    place among the candidates (0 is the first); `failure` where none has a score."""
-    judged, place, scores = picked.judged, picked.place, picked.scores
-    text = None if place is None else judged.candidates[place].text
-    gone = (OURS | DRAWN if "generation" in columns else OURS) | {"id"} | {mapping.get(field, field) for field in _HELD}
+def best_row(columns: Mapping[str, Any], best: BestCandidate, mapping: Mapping[str, str]) -> dict[str, Any]:
+    """The output row: the input's columns without its candidates, and the columns of the best one.
+
+    Added are `response`, its `score`, `of` (the number of candidates with a score), `place` (the index of the response,
+    from 0), and `failure`, set if no candidate has a score.
+    """
+    row, index, scores = best.row, best.index, best.scores
+    text = None if index is None else row.candidates[index].text
+    output_columns = OUTPUT_COLUMNS | CANDIDATE_COLUMNS if "generation" in columns else OUTPUT_COLUMNS
+    removed = output_columns | {"id"} | {mapping.get(field, field) for field in _RESPONSE_FIELDS}
     if columns.get("response") in (None, text):
-        gone |= {"response"}
-    made: dict[str, Any] = {}
+        removed |= {"response"}
+    output: dict[str, Any] = {}
     for name in columns:
-        if name not in gone:
-            kept = name
-            while kept in ADDED or kept in made:
-                kept = f"input.{kept}"
-            made[kept] = columns[name]
-    if judged.item is not None and made.keys().isdisjoint(
-        mapping.get(field, field) for field in ("prompt", "messages")
-    ):
-        made["prompt"] = judged.item.prompt  # it stood in `chosen`, with the response
-    failure = picked.failure
-    return made | {
-        "row": judged.row,
-        "id": judged.id,
+        if name not in removed:
+            output_name = name
+            while output_name in ADDED_COLUMNS or output_name in output:
+                output_name = f"input.{output_name}"
+            output[output_name] = columns[name]
+    prompt_columns = {mapping.get(field, field) for field in ("prompt", "messages")}
+    if row.item is not None and output.keys().isdisjoint(prompt_columns):
+        output["prompt"] = row.item.prompt  # the removed column `chosen` contained it
+    failure = best.failure
+    return output | {
+        "row": row.row,
+        "id": row.id,
         "response": text,
-        "score": None if place is None else scores[place],
+        "score": None if index is None else scores[index],
         "of": sum(score is not None for score in scores),
-        "place": place,
+        "place": index,
         "failure": None if failure is None else {"reason": failure.reason, "message": failure.message},
     }
 
 
-# -- the best of n, for every n ------------------------------------------------------------------------------
+# -- the expected score of the best of n ----------------------------------------------------------------------
 
 
 @lru_cache(8)
-def _weights(count: int) -> Floats:
-    """[n - 1, i]: the share C(i, n - 1) / C(count, n) of the subsets of n whose best has i candidates below it."""
+def _subset_weights(count: int) -> Floats:
+    """[n - 1, i]: the share C(i, n - 1) / C(count, n) of the subsets of size n whose best has i candidates below it."""
     sizes = np.arange(1, count + 1)
-    shares = np.empty((count, count))
-    shares[:, -1] = sizes / count
+    weights = np.empty((count, count))
+    weights[:, -1] = sizes / count
     for i in range(count - 1, 0, -1):
-        shares[:, i - 1] = shares[:, i] * np.maximum(i - sizes + 1, 0) / i
-    return shares
+        weights[:, i - 1] = weights[:, i] * np.maximum(i - sizes + 1, 0) / i
+    return weights
 
 
-def expected_best(picking: Sequence[float], measured: Sequence[float] | None = None) -> Floats:
-    """The mean, over all subsets of n of one prompt's candidates, of the score of the subset's best; n = 1, 2, … all.
+def expected_best(selecting: Sequence[float], measured: Sequence[float] | None = None) -> Floats:
+    """The expected score of the best of n of one prompt's candidates, for n = 1 to all of them.
 
-    With `measured`, of what another scorer says of the one that has the highest `picking` score; where several have
-    it, the mean of what it says of them. Unbiased for n fresh candidates (Stiennon et al. 2020, arXiv 2009.01325,
-    draw such curves; the estimator is a U-statistic).
+    The mean over all subsets of size n of the best score in the subset. This U-statistic is unbiased for n new samples
+    (Stiennon et al. 2020, arXiv 2009.01325, plot such curves).
+
+    Args:
+        selecting: The scores by which the best is selected, one per candidate.
+        measured: The scores of a second scorer. If given, the result is its expected score of the candidate that
+            `selecting` ranks best; for ties its mean over the tied candidates.
 
     >>> [round(float(value), 3) for value in expected_best([4, 1, 2])]
     [2.333, 3.333, 4.0]
     >>> [round(float(value), 3) for value in expected_best([4, 1, 2], measured=[0, 1, 2])]
     [1.0, 0.667, 0.0]
     """
-    scores, values = np.asarray(picking, dtype=np.float64), np.asarray(measured if measured else picking, np.float64)
-    _, level = np.unique(scores, return_inverse=True)
-    means = np.bincount(level, values) / np.bincount(level)  # any of those that are level may be taken
-    found: Floats = _weights(len(scores)) @ means[np.sort(level)]
-    return found
+    scores = np.asarray(selecting, dtype=np.float64)
+    values = np.asarray(measured if measured else selecting, np.float64)
+    _, groups = np.unique(scores, return_inverse=True)
+    group_means = np.bincount(groups, values) / np.bincount(groups)  # tied candidates are interchangeable
+    expected: Floats = _subset_weights(len(scores)) @ group_means[np.sort(groups)]
+    return expected
 
 
 def kl_bound(n: int) -> float:
-    """How far the best of n is from the policy that writes, at most, in nats: log n - (n - 1)/n.
+    """An upper bound of the KL divergence of the best of n from the policy, in nats: log n - (n - 1)/n.
 
-    The formula of Stiennon et al. 2020 and Hilton, an upper bound as Beirami et al. 2024 (arXiv 2401.01879) show.
+    The formula is in Stiennon et al. 2020; Beirami et al. 2024 (arXiv 2401.01879) show that it is an upper bound.
 
     >>> kl_bound(1), round(kl_bound(4), 3)
     (0.0, 0.636)
@@ -146,20 +167,26 @@ def kl_bound(n: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """One prompt's scores in the order of its candidates, None where there is none; digests of prompt and texts."""
+class CandidateScores:
+    """The scores of one prompt's candidates, None without one; `prompt` and `texts` are digests."""
 
     row: int
     prompt: str
     texts: str
     scores: tuple[float | None, ...]
 
+    @property
+    def known(self) -> list[float]:
+        """The scores that are not None."""
+        return [score for score in self.scores if score is not None]
 
-def scored_of(picked: Pick) -> Scored:
-    judged = picked.judged
-    prompt = "" if judged.item is None else prompt_of(judged.item)
-    texts = repr([one.text for one in judged.candidates])
-    return Scored(judged.row, _digest(prompt), _digest(texts), picked.scores)
+
+def candidate_scores(best: BestCandidate) -> CandidateScores:
+    """The scores of all candidates of a row."""
+    row = best.row
+    prompt = "" if row.item is None else prompt_of(row.item)
+    texts = repr([candidate.text for candidate in row.candidates])
+    return CandidateScores(row.row, _digest(prompt), _digest(texts), best.scores)
 
 
 def _digest(text: str) -> str:
@@ -167,8 +194,8 @@ def _digest(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """A mean over prompts with its 95 % interval, None where there are too few prompts for one."""
+class ExpectedScore:
+    """A mean over prompts with its 95 % interval, which is None for fewer than 3 prompts."""
 
     value: float
     low: float | None
@@ -176,73 +203,138 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """The best of `n`: what the scorer that picks gives it, and what the one that measures does."""
+class CurvePoint:
+    """The best of `n`: `kl` bounds its divergence from the policy; `picked` is its score by the selecting scorer,
+    `measured` by the second scorer."""
 
     n: int
     kl: float
-    picked: Expected
-    measured: Expected | None = None
+    picked: ExpectedScore
+    measured: ExpectedScore | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """The points for n = 1, 2, … `candidates`, over `prompts` that have so many; how many were `left_out`, and why."""
+class BestOfNCurve:
+    """The points for n = 1 to `candidates`, over `prompts` prompts with that many; `left_out` counts rows by reason."""
 
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     candidates: int
     prompts: int
     left_out: Mapping[str, int]
     method: str
 
 
-def curve_of(picking: Sequence[Scored], measuring: Mapping[int, Scored] | None = None) -> Curve | None:
-    """What the best of n is worth, over the prompts of which all candidates have a score (by row also in `measuring`),
-    as many as most prompts have. None where there is no such prompt.
+def compute_curve(
+    selecting: Sequence[CandidateScores], measuring: Mapping[int, CandidateScores] | None = None
+) -> BestOfNCurve | None:
+    """Estimate the expected score of the best of n, over the prompts whose candidates all have a score.
+
+    Only prompts with the most frequent number of candidates count. `measuring` are the second scorer's scores by row
+    number; a row that it did not score completely is left out. None if no prompt is left.
 
     Intervals are over prompts: a bootstrap from 100 prompts up, Student's t below
     (`judges.evaluation.statistics.intervals`).
     """
     left_out: Counter[str] = Counter()
-    whole: list[tuple[Scored, Scored]] = []
-    for one in picking:
-        other = one if measuring is None else measuring.get(one.row)
-        if not one.scores or None in one.scores:
+    complete: list[tuple[CandidateScores, CandidateScores]] = []
+    for scores in selecting:
+        measured_scores = scores if measuring is None else measuring.get(scores.row)
+        if not scores.scores or None in scores.scores:
             left_out["a candidate has no score"] += 1
-        elif other is None or other.texts != one.texts or None in other.scores:
+        elif measured_scores is None or measured_scores.texts != scores.texts or None in measured_scores.scores:
             left_out["a candidate was not measured"] += 1
         else:
-            whole.append((one, other))
-    sizes = Counter(len(one.scores) for one, _ in whole)
+            complete.append((scores, measured_scores))
+    sizes = Counter(len(scores.scores) for scores, _ in complete)
     if not sizes:
         return None
     count = max(sizes, key=lambda size: (sizes[size], size))
-    if lost := len(whole) - sizes[count]:
+    if lost := len(complete) - sizes[count]:
         left_out[f"another number of candidates than {count}"] = lost
-    used = [pair for pair in whole if len(pair[0].scores) == count]
-    picked, method = _over_prompts([expected_best(_known(one)) for one, _ in used], used)
-    measured: Sequence[Expected | None] = [None] * count
+    used = [pair for pair in complete if len(pair[0].scores) == count]
+    rows = [scores for scores, _ in used]
+    picked, method = _mean_over_prompts([expected_best(scores.known) for scores in rows], rows)
+    measured: Sequence[ExpectedScore | None] = [None] * count
     if measuring is not None:
-        measured, _ = _over_prompts([expected_best(_known(one), _known(other)) for one, other in used], used)
-    points = tuple(Point(n, kl_bound(n), picked[n - 1], measured[n - 1]) for n in range(1, count + 1))
-    return Curve(points, count, len({one.prompt for one, _ in used}), dict(left_out), method)
+        measured, _ = _mean_over_prompts([expected_best(first.known, second.known) for first, second in used], rows)
+    points = tuple(CurvePoint(n, kl_bound(n), picked[n - 1], measured[n - 1]) for n in range(1, count + 1))
+    return BestOfNCurve(points, count, len({scores.prompt for scores in rows}), dict(left_out), method)
 
 
-def _known(one: Scored) -> list[float]:
-    return [score for score in one.scores if score is not None]
-
-
-def _over_prompts(values: Sequence[Floats], used: Sequence[tuple[Scored, Scored]]) -> tuple[list[Expected], str]:
+def _mean_over_prompts(values: Sequence[Floats], scores: Sequence[CandidateScores]) -> tuple[list[ExpectedScore], str]:
     table = np.array(values)
-    # Scores are no shares, though they may lie from 0 to 1: away from there they are not taken for some.
+    # `intervals` treats values from 0 to 1 as proportions, which scores are not; the shift moves them out of there.
     shift = 2.0 - float(table.min())
-    rows, prompts = tuple(str(one.row) for one, _ in used), tuple(one.prompt for one, _ in used)
+    rows, prompts = tuple(str(row.row) for row in scores), tuple(row.prompt for row in scores)
     if len(set(prompts)) < 3:
-        return [Expected(float(value), None, None) for value in table.mean(axis=0)], "none: fewer than 3 prompts"
+        return [ExpectedScore(float(value), None, None) for value in table.mean(axis=0)], "none: fewer than 3 prompts"
     means = [Mean(column + shift, rows, prompts) for column in table.T]
-    found = intervals(means, np.eye(len(means)))
-    made = [
-        Expected(float(value), *(None if edge is None else edge - shift for edge in (one.low, one.high)))
-        for value, one in zip(table.mean(axis=0), found, strict=True)
+    estimates = intervals(means, np.eye(len(means)))
+    expected = [
+        ExpectedScore(float(value), *(None if edge is None else edge - shift for edge in (estimate.low, estimate.high)))
+        for value, estimate in zip(table.mean(axis=0), estimates, strict=True)
     ]
-    return made, found[-1].method
+    return expected, estimates[-1].method
+
+
+# -- the plot -------------------------------------------------------------------------------------------------
+
+
+def write_plot(curve: BestOfNCurve, scorer: str, measure: str | None, path: Path) -> None:
+    """Write the curve as PNG: the expected score by `scorer`, and below it by `measure`, if there is one.
+
+    Raises CannotRun if matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise CannotRun("plots need matplotlib: pip install 'assay[report]'") from error
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(layout="constrained", figsize=(6.4, 3.9 if measure is None else 6.2))
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1 if measure is None else 2, sharex=True, squeeze=False)[:, 0]
+        _draw(panels[0], [point.picked for point in curve.points], f"{scorer} (selects)", COLOURS[0])
+        if measure is not None:
+            measured = [point.measured for point in curve.points if point.measured is not None]
+            _draw(panels[1], measured, f"{measure} (measures)", COLOURS[1])
+        _label_axes(panels[0], panels[-1], curve)
+        title = f"Best of n by {scorer}: mean over {curve.prompts:,} prompts, 95 % interval"
+        figure.suptitle(title, x=0.02, ha="left", fontsize=10)
+        part = path.with_name(path.name + ".part")
+        figure.savefig(part, dpi=150, format="png")
+        part.replace(path)
+
+
+def _draw(axes: Any, scores: Sequence[ExpectedScore], label: str, colour: str) -> None:
+    band = [(n, score.low, score.high) for n, score in enumerate(scores, start=1) if score.low is not None]
+    if band:
+        axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.18, linewidth=0)
+    sizes, marker_size = range(1, len(scores) + 1), 3 if len(scores) > 20 else 4.5
+    axes.plot(sizes, [score.value for score in scores], "o-", color=colour, markersize=marker_size)
+    axes.set_ylabel(f"expected score,\n{label}")
+    axes.grid(color="#eeeeee")
+
+
+def _label_axes(upper: Any, lower: Any, curve: BestOfNCurve) -> None:
+    ticks = log2_ticks(curve.candidates)
+    lower.set_xscale("log", base=2)
+    lower.set_xlabel("n, number of candidates (log scale)")
+    lower.set_xticks(ticks, [str(n) for n in ticks])
+    lower.minorticks_off()
+    top = upper.secondary_xaxis("top")
+    top.set_xticks(ticks, [f"{curve.points[n - 1].kl:.2f}" for n in ticks])
+    top.minorticks_off()
+    top.spines["top"].set_visible(True)
+    top.set_xlabel("upper bound of the KL divergence from the policy: log n − (n−1)/n, in nats")
+
+
+def log2_ticks(count: int) -> list[int]:
+    """The powers of 2 up to `count`, and `count` itself; a power whose label would overlap the last one is left out.
+
+    >>> log2_ticks(4), log2_ticks(12), log2_ticks(9)
+    ([1, 2, 4], [1, 2, 4, 8, 12], [1, 2, 4, 9])
+    """
+    powers = [2**k for k in range(count.bit_length()) if 2**k == count or 2**k < count / 1.25]
+    return powers if powers[-1] == count else [*powers, count]

@@ -95,7 +95,7 @@ def requests(folder: Path, count: int) -> None:
             engine: Engine = Instant()
             if stored:
                 engine = StoredEngine(engine, folder / f"{time.monotonic_ns()}.sqlite")
-            judge.use(engine)
+            judge.use_engine(engine)
             cpu, started = time.process_time(), time.perf_counter()
             assert all(card.judgments[0].score == 4 for card in judge.stream(iter(items)))
             seconds, busy = time.perf_counter() - started, time.process_time() - cpu
@@ -134,7 +134,7 @@ def engine_share(folder: Path, rounds: int, count: int) -> None:
                 Item(id=str(i), prompt=f"{' '.join(draw.choices(WORDS, k=20))} {turn}", responses=["It is so."])
                 for i in range(count)
             ]
-            judge.use(StoredEngine(engine, folder / f"engine-{turn}.sqlite") if stored else engine)
+            judge.use_engine(StoredEngine(engine, folder / f"engine-{turn}.sqlite") if stored else engine)
             started = time.perf_counter()
             cards = list(judge.stream(iter(items)))
             seconds = time.perf_counter() - started

@@ -41,13 +41,13 @@ from pathlib import Path
 from typing import Any
 
 from judges import Item
-from judges.data.items import conversation
+from judges.data.items import parse_prompt
 from judges.engines import watchdog
 from judges.engines.base import Completion, Engine, Generation, Request, submit
 from judges.engines.chat_template import chat_ids
 from judges.engines.embedded import resolve_model
 from judges.engines.store import StoredEngine
-from judges.engines.vllm import VLLMEngine, cpu_settings, quiet_environment
+from judges.engines.vllm import VLLMEngine, cpu_settings, prepare_environment
 from judges.extraction import read_score
 from judges.scorers.self_rewarding import SelfRewarding
 from judges.types import Usage
@@ -99,7 +99,7 @@ Asked = list[dict[str, Any]]
 
 def pairs(folder: Path, count: int) -> list[Item]:
     rows = _some(folder / "llmbar.jsonl", count)
-    return [Item(r["id"], conversation(r["prompt"]), [r["chosen"], r["rejected"]]) for r in rows]
+    return [Item(r["id"], parse_prompt(r["prompt"]), [r["chosen"], r["rejected"]]) for r in rows]
 
 
 def four_candidates(folder: Path, count: int) -> list[Item]:
@@ -147,7 +147,7 @@ def drawn_length(text: str) -> int:
 def judge_on(engine: Engine, template: str = "") -> SelfRewarding:
     # Without force there is one request for each response, whatever it says.
     judge = SelfRewarding(model=MODEL, votes=1, force=False, window=WINDOW, template=template)
-    judge.use(engine)
+    judge.use_engine(engine)
     return judge
 
 
@@ -220,7 +220,7 @@ def in_chunks(judge: SelfRewarding, items: list[Item]) -> Iterable[Any]:
     step = max(1, WINDOW // len(items[0].responses))
 
     async def gathered(chunk: list[Item]) -> list[Any]:
-        return list(await asyncio.gather(*map(judge.card, chunk)))
+        return list(await asyncio.gather(*map(judge.score_item, chunk)))
 
     for start in range(0, len(items), step):
         yield from submit(gathered(items[start : start + step])).result()
@@ -231,7 +231,7 @@ def in_chunks(judge: SelfRewarding, items: list[Item]) -> Iterable[Any]:
 
 def both(given: argparse.Namespace) -> dict[str, Any]:
     """The judge's engine and vLLM's own `LLM`, in turn."""
-    quiet_environment()
+    prepare_environment("the benchmark")
     from vllm import LLM
 
     engine = FixedLength(MODEL, max_num_seqs=SLOTS)
@@ -368,7 +368,7 @@ def cpu(given: argparse.Namespace) -> dict[str, Any]:
     items = pairs(given.data, max(100, given.rows))
     requests = sum(len(item.responses) for item in items)
     plain, stored = judge_on(Instant(tokenizer)), judge_on(Instant(tokenizer))
-    stored.use(StoredEngine(stored.engine, given.work / "cpu.sqlite"))
+    stored.use_engine(StoredEngine(stored.engine, given.work / "cpu.sqlite"))
     template = plain.template
     rendered = [template.render(item, (i,)) for item in items for i in range(len(item.responses))]
     pieces: dict[str, Callable[[], Any]] = {

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 from classic_rm.ensemble import write_ensemble
-from classic_rm.settings import Start, TrainingSettings
-from classic_rm.training import Trained, train
+from classic_rm.settings import ModelSettings, TrainingSettings
+from classic_rm.training import TrainingResult, train
 from judges import Item, load_scorer
 from judges.data.rows import read_rows
 from judges.evaluation.metrics.accuracy import accuracy_numbers
@@ -45,7 +45,7 @@ def measured(folder: Path, items: list[Item]) -> tuple[float, str]:
     return statistics.fmean(math.log1p(math.exp(-margin)) for margin in margins), accuracy
 
 
-def line(name: str, trained: Trained, loss: float, accuracy: str) -> str:
+def line(name: str, trained: TrainingResult, loss: float, accuracy: str) -> str:
     first, last = trained.history[0], trained.history[-1]
     return (
         f"| {name} | {first['train_loss']:.3f} to {last['train_loss']:.3f} | {trained.validation_loss:.3f}"
@@ -64,11 +64,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "rm"
-        plain = TrainingSettings(start=Start(**START), **SETTINGS)
+        plain = TrainingSettings(start=ModelSettings(**START), **SETTINGS)
         for name, settings in (
             ("nothing", plain),
-            ("dropout 0.3 before the head", TrainingSettings(start=Start(**START | {"dropout": 0.3}), **SETTINGS)),
-            ("weight decay 0.1", TrainingSettings(start=Start(**START), **SETTINGS | {"weight_decay": 0.1})),
+            (
+                "dropout 0.3 before the head",
+                TrainingSettings(start=ModelSettings(**START | {"dropout": 0.3}), **SETTINGS),
+            ),
+            ("weight decay 0.1", TrainingSettings(start=ModelSettings(**START), **SETTINGS | {"weight_decay": 0.1})),
         ):
             trained = train(rows, settings, folder / name.replace(" ", "-"))
             print(line(name, trained, *measured(folder / name.replace(" ", "-"), items)), flush=True)

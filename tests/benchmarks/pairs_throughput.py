@@ -61,7 +61,7 @@ from typing import Any
 from judge_throughput import shared_tokens
 
 from judges import Item
-from judges.data.items import read_fields
+from judges.data.items import to_item_or_prompt
 from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, submit
 from judges.engines.policy import Policy, PolicyOutput, Prompt
 from judges.scorers.self_rewarding import SelfRewarding
@@ -78,7 +78,7 @@ def read_prompts(path: Path, count: int) -> list[Prompt]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     prompts = []
     for number, row in enumerate(rows):
-        read = read_fields(f"p{number}", row)
+        read = to_item_or_prompt(f"p{number}", row)
         if not isinstance(read, Failure):
             prompts.append(Prompt(read.id, read.prompt, read.system, read.reference, read.rubric))
     return random.Random(0).sample(prompts, min(count, len(prompts)))
@@ -201,7 +201,7 @@ def two_phases(prompts: list[Prompt], policy: Policy, judge: SelfRewarding, note
 
 def one_at_a_time(prompts: list[Prompt], policy: Policy, judge: SelfRewarding, note: Note) -> None:
     for item in list(noted(policy.stream(prompts), note)):
-        alone = [submit(judge.card(replace(item, responses=(response,)))).result() for response in item.responses]
+        alone = [submit(judge.score_item(replace(item, responses=(response,)))).result() for response in item.responses]
         note(Scorecard(item.id, tuple(card.judgments[0] for card in alone)))
 
 
@@ -218,8 +218,8 @@ def one_pass(name: str, way: Way, prompts: list[Prompt], given: argparse.Namespa
     with policy, judge:
         asked, graded = Counted(policy.engine), Counted(judge.engine)
         forget(policy.engine)
-        policy.use(asked)
-        judge.use(graded)
+        policy.use_engine(asked)
+        judge.use_engine(graded)
         events: list[tuple[float, PolicyOutput | Scorecard]] = []
         began = time.perf_counter()
         way(prompts, policy, judge, lambda one: events.append((time.perf_counter() - began, one)))
@@ -289,7 +289,7 @@ def calibrate(prompts: list[Prompt], given: argparse.Namespace, turn: int) -> Ra
         asked = [Request(one.messages, seed=turn << 16 | n, **sampling) for n, one in enumerate(chosen)]
         burst(engine, asked, 1)
         drawing, texts = decoding(engine, asked, given.max_tokens)
-        items = [one.answered([text]) for one, text in zip(chosen, texts, strict=True)]
+        items = [one.with_responses([text]) for one, text in zip(chosen, texts, strict=True)]
         sampling = {"temperature": judge.sampling.temperature, "top_p": judge.sampling.top_p}
         greedy = judge.sampling.temperature == 0
         graded = [

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from classic_rm.data import Encoded
-from classic_rm.model import begin, pad_rows, save_model
-from classic_rm.prefix_sharing import share
+from classic_rm.data import EncodedResponse
+from classic_rm.model import initialise_model, pad_rows, save_model
+from classic_rm.prefix_sharing import split_prefix
 from classic_rm.reward_model import RewardModel
-from classic_rm.settings import Start
-from judges.data.items import conversation
+from classic_rm.settings import ModelSettings
+from judges.data.items import parse_prompt
 from judges.types import Item
 
 BATCH = 16
@@ -38,7 +38,7 @@ def hh_items(path: Path, prompts: int) -> list[Item]:
         place = min(range(len(pool)), key=lambda i: abs(len(pool[i]) - len(row["chosen"])))
         near = pool[max(0, place - 100) : place + 100]
         responses = [row["chosen"], row["rejected"], *draw.sample(near, 6)]
-        items.append(Item(id=row["id"], prompt=conversation(row["prompt"]), responses=responses))
+        items.append(Item(id=row["id"], prompt=parse_prompt(row["prompt"]), responses=responses))
     return items
 
 
@@ -57,7 +57,7 @@ def plain(model: RewardModel, rows: list[list[int]]) -> tuple[list[float], int]:
         for start in range(0, len(rows), BATCH):
             batch = pad_rows(rows[start : start + BATCH], model.tokenizer.pad_token_id)
             tokens += batch["input_ids"].numel()
-            found += model.network.plain(**batch).logits[:, 0].tolist()
+            found += model.network.pretrained(**batch).logits[:, 0].tolist()
     return found, tokens
 
 
@@ -67,7 +67,7 @@ def measure(title: str, items: list[Item], folder: str) -> None:
     groups = []
     for item in items:
         sides = [fast.encode(item.messages, response) for response in item.responses if response.strip()]
-        groups.append([side.ids for side in sides if isinstance(side, Encoded)])
+        groups.append([side.ids for side in sides if isinstance(side, EncodedResponse)])
     rows = [ids for group in groups for ids in group]
     plain(slow, rows[:BATCH])
     fast.rewards(groups[:2])
@@ -79,7 +79,7 @@ def measure(title: str, items: list[Item], folder: str) -> None:
         began = time.perf_counter()
         told = [reward for group in fast.rewards(groups) for (reward,) in group]
         seconds["ours"] += time.perf_counter() - began
-    packed = sum(share(group).tokens for group in groups)
+    packed = sum(split_prefix(group).tokens for group in groups)
     apart = max(abs(a - b) for a, b in zip(expected, told, strict=True))
     gained, bound = seconds["plain"] / seconds["ours"], padded / packed
     each = {name: taken / 2 for name, taken in seconds.items()}
@@ -98,7 +98,7 @@ def main() -> None:
     options.add_argument("--prompts", type=int, default=24, help="of hh_bt_val; a third as many of qa_feedback")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer = begin(Start(base="embedded:smollm2-135m"))
+        model, tokenizer = initialise_model(ModelSettings(base="embedded:smollm2-135m"))
         save_model(model, tokenizer, Path(folder), {})
         measure("hh_bt_val, 8 candidates", hh_items(given.data / "hh_bt_val.jsonl", given.prompts), folder)
         measure("qa_feedback, its 4", qa_items(given.data / "qa_feedback.jsonl", max(1, given.prompts // 3)), folder)

@@ -98,17 +98,17 @@ def worker(name: str, folder: Path, rows: Path, batch: int, in_order: bool) -> d
     else:
         from classic_rm.data import Example
         from classic_rm.model import RewardNetwork, load_model
-        from classic_rm.prefix_sharing import allow_sharing
+        from classic_rm.prefix_sharing import enable_prefix_sharing
         from classic_rm.settings import TrainingSettings
-        from classic_rm.trainer import Collator, Numbered, PairTrainer, network_inputs
+        from classic_rm.trainer import Collator, PairTrainer, TrainingExample, network_inputs
 
         model, tokenizer = load_model(str(folder / "model"))
         network = RewardNetwork(model, dropout=0.0)
-        why_not = allow_sharing(model, 512)
+        why_not = enable_prefix_sharing(model, 512)
         assert why_not is None, why_not
         collate = Collator(tokenizer.pad_token_id, packed=True)
 
-        def counting(examples: list[Numbered]) -> dict[str, torch.Tensor]:
+        def counting(examples: list[TrainingExample]) -> dict[str, torch.Tensor]:
             found = collate(examples)
             tokens[0] += found["input_ids"].numel()
             return found
@@ -118,7 +118,8 @@ def worker(name: str, folder: Path, rows: Path, batch: int, in_order: bool) -> d
                 return SequentialSampler(self.train_dataset) if in_order else super()._get_train_sampler(train_dataset)
 
         data = [
-            Numbered(i, Example(str(i), [r["chosen"], r["rejected"]], [(0, 1)]), (1.0,)) for i, r in enumerate(told)
+            TrainingExample(i, Example(str(i), [r["chosen"], r["rejected"]], [(0, 1)]), (1.0,))
+            for i, r in enumerate(told)
         ]
         trainer = Ours(
             model=network,
@@ -127,7 +128,7 @@ def worker(name: str, folder: Path, rows: Path, batch: int, in_order: bool) -> d
             data_collator=counting,
             callbacks=[Watch()],
             settings=TrainingSettings(centring=0.01),
-            group=False,
+            group_by_length=False,
         )
         with torch.no_grad():
             start = trainer.model.eval()(**network_inputs(counting(data[:batch])))[0][:, 0]
@@ -166,14 +167,14 @@ def main() -> None:
     import random
 
     from classic_rm.data import encode_items
-    from classic_rm.model import begin, save_model
-    from classic_rm.prefix_sharing import share
-    from classic_rm.settings import Start
+    from classic_rm.model import initialise_model, save_model
+    from classic_rm.prefix_sharing import split_prefix
+    from classic_rm.settings import ModelSettings
     from judges.data.rows import read_rows
 
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        model, tokenizer = begin(Start(base=given.base, dropout=0.0))
+        model, tokenizer = initialise_model(ModelSettings(base=given.base, dropout=0.0))
         save_model(model, tokenizer, folder / "model", {})
         del model
         read = ((row.number, row.item) for row in read_rows(str(given.file)))
@@ -181,7 +182,7 @@ def main() -> None:
         print(counts)
         pairs = [{"chosen": list(e.responses[0]), "rejected": list(e.responses[1])} for e in examples]
         random.Random(0).shuffle(pairs)
-        ours = sum(share([p["chosen"], p["rejected"]]).tokens for p in pairs)
+        ours = sum(split_prefix([p["chosen"], p["rejected"]]).tokens for p in pairs)
         longest = [max(len(p["chosen"]), len(p["rejected"])) for p in pairs]
         for title, order in (("random batches", range(len(pairs))), ("batches of like length", None)):
             lengths = sorted(longest, reverse=True) if order is None else longest

@@ -13,14 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judges import CannotRun
-from judges.batch.output import Options
-from judges.cli.best import Wanted, run
+from judges.batch.output import ScoreOptions
+from judges.cli.best import BestConfig, run
 from judges.engines import registry
 from judges.engines.base import Completion, Engine, Generation, RequestFailed
 from judges.engines.store import request_digest
-from judges.preferences.best_of_n import Scored, best_row, curve_of, expected_best, kl_bound, pick
-from judges.preferences.best_of_n_plot import write_plot
-from judges.preferences.scored_candidates import Candidate, Judged, read_judged
+from judges.preferences.best_of_n import (
+    CandidateScores,
+    best_row,
+    compute_curve,
+    expected_best,
+    kl_bound,
+    select_best,
+    write_plot,
+)
+from judges.preferences.scored_candidates import Candidate, ScoredRow, parse_scored_row
 from judges.scorers.baselines import Length, Random
 from judges.types import Failure, Usage
 
@@ -38,7 +45,10 @@ def read(path):
 
 
 def best(source, output, spec="length", measure=None, candidates=None, policy=None, **options):
-    run(Wanted(str(source), spec, output, measure, candidates, policy, Options(ordered=True, **options)), quiet=True)
+    run(
+        BestConfig(str(source), spec, output, measure, candidates, policy, ScoreOptions(ordered=True, **options)),
+        quiet=True,
+    )
 
 
 # -- the estimator --------------------------------------------------------------------------------------------
@@ -88,18 +98,18 @@ def test_many_candidates_keep_their_precision():
 
 
 def scored(row, scores, texts="t", prompt=None):
-    return Scored(row, prompt or f"p{row}", texts, tuple(scores))
+    return CandidateScores(row, prompt or f"p{row}", texts, tuple(scores))
 
 
 def test_a_curve_is_the_mean_over_prompts_with_an_interval_that_holds_it():
-    curve = curve_of([scored(1, [1, 2, 4]), scored(2, [0, 0, 3]), scored(3, [5, 5, 5])])
+    curve = compute_curve([scored(1, [1, 2, 4]), scored(2, [0, 0, 3]), scored(3, [5, 5, 5])])
     assert [p.n for p in curve.points] == [1, 2, 3] and curve.candidates == 3 and curve.prompts == 3
     assert [p.picked.value for p in curve.points] == pytest.approx([(7 / 3 + 1 + 5) / 3, (10 / 3 + 2 + 5) / 3, 4])
     assert all(p.picked.low < p.picked.value < p.picked.high and p.measured is None for p in curve.points)
 
 
 def test_student_t_by_hand_for_scores_that_could_be_taken_for_shares():
-    curve = curve_of([scored(row, [value, value]) for row, value in enumerate([0.1, 0.5, 0.6, 0.4, 0.9])])
+    curve = compute_curve([scored(row, [value, value]) for row, value in enumerate([0.1, 0.5, 0.6, 0.4, 0.9])])
     values = np.array([0.1, 0.5, 0.6, 0.4, 0.9])
     half = 2.7764451 * values.std(ddof=1) / math.sqrt(5)
     one = curve.points[0].picked
@@ -107,26 +117,26 @@ def test_student_t_by_hand_for_scores_that_could_be_taken_for_shares():
 
 
 def test_prompts_that_are_not_whole_are_left_out_and_counted():
-    told = [scored(1, [1, 2]), scored(2, [1, None]), scored(3, [1, 2, 3]), scored(4, []), scored(5, [3, 4])]
-    curve = curve_of(told)
+    rows = [scored(1, [1, 2]), scored(2, [1, None]), scored(3, [1, 2, 3]), scored(4, []), scored(5, [3, 4])]
+    curve = compute_curve(rows)
     assert curve.prompts == 2 and curve.candidates == 2 and curve.points[1].picked.value == 3
     assert curve.left_out == {"a candidate has no score": 2, "another number of candidates than 2": 1}
     assert curve.points[0].picked.low is None, "two prompts are too few for an interval"
-    assert curve_of([scored(1, [None])]) is None
+    assert compute_curve([scored(1, [None])]) is None
 
 
 def test_what_was_not_measured_or_measured_on_other_texts_is_left_out():
-    told = [scored(row, [1, 2]) for row in range(4)]
+    rows = [scored(row, [1, 2]) for row in range(4)]
     other = {0: scored(0, [9, 7]), 1: scored(1, [9, None]), 2: scored(2, [9, 7], texts="others")}
-    curve = curve_of(told, other)
+    curve = compute_curve(rows, other)
     assert curve.prompts == 1 and curve.left_out == {"a candidate was not measured": 3}
     assert [p.measured.value for p in curve.points] == [8, 7]
 
 
 def test_a_plot_is_drawn_for_one_scorer_and_for_two(tmp_path):
-    told = [scored(row, [row, row + 1, 2 * row]) for row in range(5)]
-    for name, measured in (("one", None), ("two", {s.row: s for s in told})):
-        write_plot(curve_of(told, measured), "a $scorer", measured and "other", tmp_path / f"{name}.png")
+    rows = [scored(row, [row, row + 1, 2 * row]) for row in range(5)]
+    for name, measured in (("one", None), ("two", {s.row: s for s in rows})):
+        write_plot(compute_curve(rows, measured), "a $scorer", measured and "other", tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -136,20 +146,20 @@ def test_a_plot_is_drawn_for_one_scorer_and_for_two(tmp_path):
 
 def test_the_highest_score_is_taken_the_earliest_of_several_and_never_a_failure():
     def taken(*pairs):
-        return pick(Judged(1, "a", None, tuple(Candidate(text, score) for text, score in pairs)))
+        return select_best(ScoredRow(1, "a", None, tuple(Candidate(text, score) for text, score in pairs)))
 
-    assert taken(("x", 1.0), ("y", 2.0)).place == 1
-    assert (taken(("x", 2.0), ("y", 2.0)).place, taken(("x", 2.0), ("y", 2.0)).level) == (0, True)
-    assert not taken(("x", 2.0), ("x", 2.0)).level, "the same text twice is no tie"
-    assert taken(("x", BROKEN), ("y", -1.0)).place == 1
-    assert (taken(("x", BROKEN), ("y", BROKEN)).place, taken(("x", BROKEN)).failure) == (None, BROKEN)
+    assert taken(("x", 1.0), ("y", 2.0)).index == 1
+    assert (taken(("x", 2.0), ("y", 2.0)).index, taken(("x", 2.0), ("y", 2.0)).tied) == (0, True)
+    assert not taken(("x", 2.0), ("x", 2.0)).tied, "the same text twice is no tie"
+    assert taken(("x", BROKEN), ("y", -1.0)).index == 1
+    assert (taken(("x", BROKEN), ("y", BROKEN)).index, taken(("x", BROKEN)).failure) == (None, BROKEN)
 
 
 def test_the_row_has_the_inputs_columns_and_the_best_in_place_of_the_candidates():
     columns = {"prompt": "p", "mine": 1, "score": 9, "of": "x", "input.scores": [1, 2], "responses": ["a", "b"]}
     columns |= {"row": 3, "id": "i", "scores": [1.0, 2.0], "failures": [None, None], "votes": [[], []], "usage": None}
     del columns["score"]
-    made = best_row(columns, pick(read_judged(columns, {})), {})
+    made = best_row(columns, select_best(parse_scored_row(columns, {})), {})
     assert made == {
         **{"prompt": "p", "mine": 1, "input.of": "x", "input.scores": [1, 2]},
         **{"row": 3, "id": "i", "response": "b", "score": 2.0, "of": 2, "place": 1, "failure": None},
@@ -179,8 +189,9 @@ def test_the_command_end_to_end(tmp_path):
         **{"id": "r2", "prompt": "p 2", "mine": 2, "row": 3},
         **{"response": "xxxxx", "score": 5.0, "of": 3, "place": 1, "failure": None},
     }
-    assert "the best of 7 of 7 prompts" in told.stderr and "1 prompts: different texts share" in told.stderr
-    assert "length picks" in told.stdout and "random measures" in told.stdout and "0.43" in told.stdout  # KL of 3
+    assert "the best response for 7 of 7 prompts" in told.stderr
+    assert "1 prompts have different responses with the best score" in told.stderr
+    assert "score by length" in told.stdout and "score by random" in told.stdout and "0.43" in told.stdout  # KL of 3
     curve = json.loads((tmp_path / "best.curve.json").read_text())
     assert curve["prompts"] == 7 and curve["left_out"] == {} and [p["n"] for p in curve["points"]] == [1, 2, 3]
     assert curve["points"][2]["picked"]["value"] == pytest.approx((sum(range(3, 9)) + 2) / 7)
@@ -247,7 +258,9 @@ def test_a_prompt_of_which_nothing_has_a_score_is_a_row_with_its_reason_and_the_
     monkeypatch.setattr(registry, "_build", lambda *_: Writer())
     source = rows(tmp_path / "in.jsonl", {"prompt": "ab"}, {"prompt": "broken"}, {"response": "no prompt"})
     with pytest.raises(typer.Exit) as stopped:
-        wanted = Wanted(source, "length", tmp_path / "o.jsonl", None, 2, "fake,engine=vllm", Options(ordered=True))
+        wanted = BestConfig(
+            source, "length", tmp_path / "o.jsonl", None, 2, "fake,engine=vllm", ScoreOptions(ordered=True)
+        )
         run(wanted, quiet=False)
     assert stopped.value.exit_code == 1
     made = read(tmp_path / "o.jsonl")
@@ -255,7 +268,11 @@ def test_a_prompt_of_which_nothing_has_a_score_is_a_row_with_its_reason_and_the_
     assert [r["failure"] and r["failure"]["reason"] for r in made] == [None, "timeout", "empty"]
     assert [(r["of"], r["place"], r["score"]) for r in made] == [(2, 1, 2), (0, None, None), (0, None, None)]
     said = capsys.readouterr().err
-    assert "the best of 1 of 3 prompts" in said and "1 timeout, 1 empty" in said and "left out of the curve: 2" in said
+    assert (
+        "the best response for 1 of 3 prompts" in said
+        and "1 timeout, 1 empty" in said
+        and "left out of the curve: 2" in said
+    )
 
 
 def test_rows_in_other_forms_and_other_formats(tmp_path):
@@ -310,7 +327,7 @@ def test_what_cannot_run_says_what_to_do_and_judges_nothing(tmp_path, monkeypatc
 def test_without_matplotlib_the_numbers_are_there_and_one_line_says_why_no_plot(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     source = rows(tmp_path / "in.jsonl", {"prompt": "p", "responses": ["a", "bb"]})
-    run(Wanted(source, "length", tmp_path / "o.jsonl", None, None, None, Options(ordered=True)), quiet=False)
+    run(BestConfig(source, "length", tmp_path / "o.jsonl", None, None, None, ScoreOptions(ordered=True)), quiet=False)
     assert (tmp_path / "o.curve.json").exists() and not (tmp_path / "o.curve.png").exists()
     assert "no plot: plots need matplotlib" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from judges.errors import CannotRun
-from judges.preferences.dpo import DPOSettings, train_apart
+from judges.preferences.dpo import DPOSettings, train_in_subprocess
 
 
 def write(path: Path, rows) -> Path:
@@ -42,7 +42,9 @@ def test_the_loss_falls_from_log_2_and_the_checkpoint_is_a_plain_model(tmp_path,
     pairs = write(tmp_path / "pairs.jsonl", [pair(n) for n in range(24)])
     steps = []
     settings = DPOSettings(lora=lora, learning_rate=5e-3, epochs=2, batch_size=4, accumulation=2)
-    made = train_apart(str(tiny_decoder), [pairs], tmp_path / "model", settings, tell=lambda *step: steps.append(step))
+    made = train_in_subprocess(
+        str(tiny_decoder), [pairs], tmp_path / "model", settings, on_step=lambda *step: steps.append(step)
+    )
     assert made.pairs == 24 and made.too_long == 0
     assert made.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # before a step, both models are one
     assert made.history[-1]["loss"] < 0.68 and made.history[-1]["rewards/accuracies"] == 1
@@ -57,11 +59,11 @@ def test_a_pair_that_is_too_long_is_left_out_and_counted_and_none_left_is_told(t
     long = pair(1, chosen="word " * 300)
     pairs = write(tmp_path / "pairs.jsonl", [long, *(pair(n) for n in range(8))])
     settings = DPOSettings(lora=4, max_length=128, batch_size=4, accumulation=1)
-    made = train_apart(str(tiny_decoder), [pairs], tmp_path / "model", settings)
+    made = train_in_subprocess(str(tiny_decoder), [pairs], tmp_path / "model", settings)
     assert (made.pairs, made.too_long) == (8, 1)
     only = write(tmp_path / "long.jsonl", [long])
     with pytest.raises(CannotRun, match="1 have more than 128 tokens; raise --max-length"):
-        train_apart(str(tiny_decoder), [only], tmp_path / "other", settings)
+        train_in_subprocess(str(tiny_decoder), [only], tmp_path / "other", settings)
     assert not (tmp_path / "other").exists()
 
 
@@ -70,10 +72,10 @@ def test_killed_in_mid_epoch_it_ends_with_the_uninterrupted_runs_weights(tmp_pat
     from safetensors.torch import load_file
 
     pairs = write(tmp_path / "pairs.jsonl", [pair(n) for n in range(40)])
-    whole = train_apart(str(tiny_decoder), [pairs], tmp_path / "whole", QUICK)
+    whole = train_in_subprocess(str(tiny_decoder), [pairs], tmp_path / "whole", QUICK)
     script = (
         "from pathlib import Path; from judges.preferences.dpo import *\n"
-        f"train_apart({str(tiny_decoder)!r}, [Path({str(pairs)!r})], Path({str(tmp_path / 'killed')!r}),"
+        f"train_in_subprocess({str(tiny_decoder)!r}, [Path({str(pairs)!r})], Path({str(tmp_path / 'killed')!r}),"
         " DPOSettings(lora=4, learning_rate=5e-3, epochs=2, batch_size=4, accumulation=2))"
     )
     run = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
@@ -88,7 +90,7 @@ def test_killed_in_mid_epoch_it_ends_with_the_uninterrupted_runs_weights(tmp_pat
     while trainings() and time.monotonic() < until:
         time.sleep(0.1)
     assert trainings() == [], "the training ends with who started it"
-    again = train_apart(str(tiny_decoder), [pairs], tmp_path / "killed", QUICK)
+    again = train_in_subprocess(str(tiny_decoder), [pairs], tmp_path / "killed", QUICK)
     assert [row["loss"] for row in again.history] == pytest.approx([row["loss"] for row in whole.history], abs=1e-5)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert a.keys() == b.keys() and all((a[key] - b[key]).abs().max() < 1e-5 for key in a)
@@ -110,10 +112,10 @@ def trainings() -> list[str]:
 def test_a_model_that_cannot_be_loaded_is_told_in_a_line(tmp_path):
     pairs = write(tmp_path / "pairs.jsonl", [pair(1)])
     with pytest.raises(CannotRun, match="no model folder"):
-        train_apart("/nowhere/model", [pairs], tmp_path / "model", QUICK)
+        train_in_subprocess("/nowhere/model", [pairs], tmp_path / "model", QUICK)
 
 
 @pytest.mark.parametrize("wrong", [{"beta": 0}, {"learning_rate": 0}, {"epochs": 0}, {"batch_size": 0}, {"lora": -1}])
 def test_settings_that_cannot_be(wrong):
-    with pytest.raises(ValueError, match=r"above 0|at least 1"):
+    with pytest.raises(ValueError, match=r"above 0|at least"):
         DPOSettings(**wrong)

@@ -1,4 +1,4 @@
-"""Judged candidates to pairs: what is written, in which form, and that every prompt is accounted for."""
+"""ScoredRow candidates to pairs: what is written, in which form, and that every prompt is accounted for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from judges import CannotRun
-from judges.batch.output import Options
+from judges.batch.output import ScoreOptions
 from judges.data.json_lines import to_line
 from judges.data.quality import Filters
-from judges.preferences.export import WHY, Account, Recipe, write_pairs
+from judges.preferences.export import DROP_DESCRIPTIONS, PairOptions, PairStatistics, write_pairs
+from judges.preferences.pair_selection import STRATEGIES, SelectionRule
 from judges.preferences.pairs import make_pairs
-from judges.preferences.scored_candidates import read_judged
-from judges.preferences.selection import STRATEGIES, Rule
+from judges.preferences.scored_candidates import parse_scored_row
 from judges.scorer import Scorer
 from judges.scorers.baselines import Length
 from judges.types import Failure, Judgment, Scorecard
@@ -59,7 +59,7 @@ def export(tmp_path, *made, mapping=None, name="pairs.jsonl", **recipe):
     source = tmp_path / "candidates.jsonl"
     source.write_bytes(b"".join(map(to_line, made)))
     target = tmp_path / name
-    account = write_pairs(source, mapping or {}, target, Recipe(**recipe))
+    account = write_pairs(source, mapping or {}, target, PairOptions(**recipe))
     balanced(account)
     return account, read(target) if target.exists() and name.endswith(".jsonl") else []
 
@@ -67,7 +67,7 @@ def export(tmp_path, *made, mapping=None, name="pairs.jsonl", **recipe):
 def balanced(account):
     assert account.prompts == account.paired + account.drops.total()
     assert account.pairs == len(account.score_chosen) == len(account.length_rejected) >= account.paired
-    assert account.drops.keys() <= WHY.keys() and account.lost.keys() <= WHY.keys()
+    assert account.drops.keys() <= DROP_DESCRIPTIONS.keys() and account.lost.keys() <= DROP_DESCRIPTIONS.keys()
     assert all(a > b for a, b in zip(account.score_chosen, account.score_rejected, strict=True))
 
 
@@ -95,7 +95,7 @@ def test_a_pair_is_two_conversations_with_their_scores_in_the_inputs_order(tmp_p
             **{"score_chosen": 0.5, "score_rejected": 0.25, "id": "r3", "row": 3},
         },
     ]
-    assert account.plain() == {
+    assert account.to_json() == {
         **{"prompts": 3, "paired": 2, "pairs": 2, "candidates": 7, "truncated": 0},
         **{"drops": {"level": 1}, "lost": {}, "failures": {}},
         "mean_score": pytest.approx((2 + 5 + 1 + 3 + 3 + 0.5 + 0.25) / 7),
@@ -125,10 +125,10 @@ def test_the_account_by_hand(tmp_path):
             "failure": {"reason": "malformed", "message": "no JSON"},
             "votes": [],
         },
-        rule=Rule(margin=1.0, agreement=0.6),
+        rule=SelectionRule(margin=1.0, agreement=0.6),
     )
     assert [row["row"] for row in made] == [1, 9]
-    told = account.plain()
+    told = account.to_json()
     assert told["drops"] == dict.fromkeys(["agreement", "empty", "failed", "level", "margin", "same", "single"], 1) | {
         "not-drawn": 2
     }
@@ -138,7 +138,7 @@ def test_the_account_by_hand(tmp_path):
 
 def test_a_decimal_score_keeps_its_digits_in_the_account(tmp_path):
     account, _ = export(tmp_path, judged(1, ["a", "b"], [0.1, -0.3]))
-    assert (account.plain()["mean_score_chosen"], account.plain()["mean_score_rejected"]) == (0.1, -0.3)
+    assert (account.to_json()["mean_score_chosen"], account.to_json()["mean_score_rejected"]) == (0.1, -0.3)
 
 
 CONVERSATION = [
@@ -158,7 +158,7 @@ def test_datasets_loads_the_folder_and_the_file_and_conversations_come_back_whol
         {"prompt": "plain", "responses": ["a", "bb"]},
     )
     folder = tmp_path / "out"
-    make_pairs(source, Length(), None, folder, form=form)
+    make_pairs(source, Length(), None, folder, suffix=form)
     kind = "parquet" if form == ".parquet" else "json"
     one = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     other = datasets.load_dataset(
@@ -186,8 +186,8 @@ def test_a_system_prompt_of_a_column_stands_before_the_conversation(tmp_path):
 
 def test_parquet_and_json_lines_say_the_same(tmp_path):
     given = [judged(n, ["a", "bb", f"{n}"], [n % 3, 1.5, 0.1 * n]) for n in range(1, 30)]
-    made = export(tmp_path, *given, rule=Rule("all"))[1]
-    export(tmp_path, *given, rule=Rule("all"), name="pairs.parquet")
+    made = export(tmp_path, *given, rule=SelectionRule("all"))[1]
+    export(tmp_path, *given, rule=SelectionRule("all"), name="pairs.parquet")
     assert pq.read_table(tmp_path / "pairs.parquet").to_pylist() == made and len(made) > 60
 
 
@@ -236,7 +236,9 @@ class Fixed(Scorer):
 )
 def test_columns_of_the_input_that_are_called_like_ours_are_not_taken_for_ours(tmp_path, row, mapping):
     source = rows(tmp_path / "in.jsonl", {"prompt": "q", "responses": ["a", "ccc"]} | row)
-    account = make_pairs(source, Length(), None, tmp_path / "out", options=Options(mapping=mapping), form=".jsonl")
+    account = make_pairs(
+        source, Length(), None, tmp_path / "out", options=ScoreOptions(mapping=mapping), suffix=".jsonl"
+    )
     (made,) = read(tmp_path / "out" / "pairs.jsonl")
     assert (made["score_chosen"], made["score_rejected"]) == (3, 1) and made["prompt"][0]["content"] == "q"
     assert account.scores.tolist() == [1, 3] and not account.failures
@@ -244,7 +246,9 @@ def test_columns_of_the_input_that_are_called_like_ours_are_not_taken_for_ours(t
 
 def test_two_rows_of_one_id_are_two_prompts_also_where_the_id_is_the_prompt(tmp_path):
     source = rows(tmp_path / "in.jsonl", *({"id": "q", "responses": ["a", "ccc"]} for _ in range(2)))
-    make_pairs(source, Length(), None, tmp_path / "out", options=Options(mapping={"prompt": "id"}), form=".jsonl")
+    make_pairs(
+        source, Length(), None, tmp_path / "out", options=ScoreOptions(mapping={"prompt": "id"}), suffix=".jsonl"
+    )
     made = read(tmp_path / "out" / "pairs.jsonl")
     assert [row["prompt"][0]["content"] for row in made] == ["q", "q"] and len({row["id"] for row in made}) == 2
 
@@ -252,7 +256,7 @@ def test_two_rows_of_one_id_are_two_prompts_also_where_the_id_is_the_prompt(tmp_
 def test_drawn_candidates_are_read_whatever_the_prompts_row_held_of_others():
     columns = judged(1, ["a", "b"], [1.0, 2.0], generation={"truncated": [False, True], "usage": COST})
     columns |= {"ranking": [1, 2, 3], "input.responses": [], "ratings": [5]}
-    row = read_judged(columns, {"scores": "ratings"})
+    row = parse_scored_row(columns, {"scores": "ratings"})
     assert [(c.text, c.score, c.truncated) for c in row.candidates] == [("a", 1.0, False), ("b", 2.0, True)]
 
 
@@ -261,7 +265,7 @@ def test_a_drawn_candidate_that_is_not_text_is_a_failure_and_the_others_stay(tmp
     account, made = export(tmp_path, judged(1, ["a", "\ud83d", "ccc"], [1.0, 9.0, 2.0], **drawn))
     assert (made[0]["chosen"][0]["content"], account.failures) == ("ccc", {"malformed": 1})
     one = judged(2, ["\ud83d"], [9.0], generation={"truncated": [False], "usage": COST})
-    assert read_judged(one, {}).candidates[0].score.reason == "malformed"
+    assert parse_scored_row(one, {}).candidates[0].score.reason == "malformed"
 
 
 def test_rows_that_cannot_be_read_are_counted_and_the_others_go_on(tmp_path):
@@ -271,7 +275,7 @@ def test_rows_that_cannot_be_read_are_counted_and_the_others_go_on(tmp_path):
         '{"prompt": "q", "responses": ["a", 1]}\n{"prompt": "q"}\n{"prompt": "\\ud83d", "responses": ["a", "b"]}\n'
         '{"prompt": "q", "responses": ["a", "b"], "scores": [1]}\n{"prompt": "w", "responses": ["a", "bb", "ccc"]}\n'
     )
-    account = make_pairs(str(path), Length(), None, tmp_path / "out", form=".jsonl")
+    account = make_pairs(str(path), Length(), None, tmp_path / "out", suffix=".jsonl")
     balanced(account)
     assert [row["row"] for row in read(tmp_path / "out" / "pairs.jsonl")] == [1, 9]
     # Of the last but one the candidates were read, and not judged, for what humans said of them was not.
@@ -285,7 +289,7 @@ def test_rows_are_in_the_inputs_order_in_whatever_order_they_are_judged(tmp_path
             yield from super().stream(reversed(list(items)))
 
     source = rows(tmp_path / "in.jsonl", *({"prompt": f"q{i}", "responses": ["a", "bb"]} for i in range(20)))
-    make_pairs(source, Backwards(), None, tmp_path / "out", form=".jsonl")
+    make_pairs(source, Backwards(), None, tmp_path / "out", suffix=".jsonl")
     assert [row["row"] for row in read(tmp_path / "out" / "pairs.jsonl")] == list(range(1, 21))
     assert [row["row"] for row in read(tmp_path / "out" / "candidates.jsonl")] == list(range(1, 21))
 
@@ -297,15 +301,15 @@ def test_the_budget_draws_so_many_pairs_the_same_for_one_seed_each_as_often_as_a
     given = [judged(n, ["a", "bb"], [1.0, 2.0]) for n in range(1, 11)]
     counts = Counter()
     for seed in range(200):
-        account, made = export(tmp_path, *given, rule=Rule(seed=seed), budget=3)
+        account, made = export(tmp_path, *given, rule=SelectionRule(seed=seed), budget=3)
         drawn = [row["row"] for row in made]
         assert len(drawn) == 3 == account.pairs and drawn == sorted(drawn)
         assert account.drops == {"budget": 7} == account.lost
         counts.update(drawn)
     # 60 each, and a standard deviation of 6.5.
     assert counts.keys() == set(range(1, 11)) and all(30 < count < 90 for count in counts.values())
-    again = [export(tmp_path, *given, rule=Rule(seed=5), budget=3)[1] for _ in range(2)]
-    assert again[0] == again[1] != export(tmp_path, *given, rule=Rule(seed=6), budget=3)[1]
+    again = [export(tmp_path, *given, rule=SelectionRule(seed=5), budget=3)[1] for _ in range(2)]
+    assert again[0] == again[1] != export(tmp_path, *given, rule=SelectionRule(seed=6), budget=3)[1]
 
 
 @pytest.mark.parametrize("budget", [10, 11, 1000])
@@ -315,7 +319,7 @@ def test_a_budget_that_is_not_used_up_takes_nothing(tmp_path, budget):
 
 
 def test_the_budget_counts_pairs_and_a_prompt_that_keeps_one_is_not_dropped(tmp_path):
-    account, made = export(tmp_path, judged(1, ["a", "b", "c"], [1.0, 2.0, 3.0]), rule=Rule("all"), budget=1)
+    account, made = export(tmp_path, judged(1, ["a", "b", "c"], [1.0, 2.0, 3.0]), rule=SelectionRule("all"), budget=1)
     assert (account.paired, account.pairs, account.lost, account.drops) == (1, 1, {"budget": 2}, {}) and len(made) == 1
 
 
@@ -361,7 +365,7 @@ def test_a_prompt_that_keeps_a_pair_is_not_dropped_and_one_that_loses_all_has_th
         tmp_path,
         judged(1, [LONG, LONG + "s", "short"], [3.0, 2.0, 1.0]),
         judged(2, [LONG, LONG + "s", "..."], [3.0, 2.0, 1.0]),
-        rule=Rule("all"),
+        rule=SelectionRule("all"),
         filters=Filters(),
     )
     assert [row["row"] for row in made] == [1, 1] and account.lost == {"similar": 2, "length": 2}
@@ -384,15 +388,15 @@ def test_no_pair_at_all_says_what_to_change_and_leaves_the_account_the_candidate
     make_pairs(source, scorer, None, folder)
     assert (folder / "pairs.parquet").exists() and list((folder / "plots").iterdir())
     with pytest.raises(CannotRun, match=r"no pair is left of 3 prompts: 3 for this reason: .* a smaller --margin"):
-        make_pairs(source, scorer, None, folder, Recipe(Rule(margin=2.0)))
+        make_pairs(source, scorer, None, folder, PairOptions(SelectionRule(margin=2.0)))
     assert scorer.asked == ["row-1", "row-2", "row-3"], "another recipe judges nothing"
     assert not list(folder.glob("pairs.*")) and not list((folder / "plots").iterdir())
     told = json.loads((folder / "account.json").read_text())
     assert told["account"]["drops"] == {"margin": 3} and told["rule"]["margin"] == 2
     assert len(read(folder / "candidates.jsonl")) == 3
     card = (folder / "README.md").read_text()
-    assert "0 pairs of 0 prompts" in card and "candidates.jsonl" in card and "load_dataset" not in card
-    make_pairs(source, scorer, None, folder, form=".jsonl")
+    assert "0 pairs for 0 prompts" in card and "candidates.jsonl" in card and "load_dataset" not in card
+    make_pairs(source, scorer, None, folder, suffix=".jsonl")
     assert [path.name for path in folder.glob("pairs.*")] == ["pairs.jsonl"]
     make_pairs(source, scorer, None, folder)
     assert [path.name for path in folder.glob("pairs.*")] == ["pairs.parquet"]
@@ -402,9 +406,9 @@ def test_no_pair_at_all_says_what_to_change_and_leaves_the_account_the_candidate
 @pytest.mark.parametrize(
     ("table", "recipe", "says"),
     [
-        (lambda i, t: 1.0, Recipe(), "ask for more votes"),
-        (lambda i, t: Failure("missing", "no verdict"), Recipe(), "failures by reason in account.json"),
-        (lambda i, t: float(len(t)), Recipe(filters=Filters(min_length=9)), "weaker filters"),
+        (lambda i, t: 1.0, PairOptions(), "ask for more votes"),
+        (lambda i, t: Failure("missing", "no verdict"), PairOptions(), "failures by reason in account.json"),
+        (lambda i, t: float(len(t)), PairOptions(filters=Filters(min_length=9)), "weaker filters"),
     ],
 )
 def test_why_there_is_no_pair_is_the_reason_of_most_prompts(tmp_path, table, recipe, says):
@@ -419,15 +423,17 @@ def test_a_card_is_written_whatever_the_scores_are(tmp_path):
         table = dict(zip(["a", "bb", "ccc"], worth, strict=True))
         folder = tmp_path / f"out{place}"
         assert make_pairs(source, Fixed(lambda i, t, table=table: table[t]), None, folder).pairs == 1
-        assert "What became of every prompt" in (folder / "README.md").read_text()
+        assert "Prompts with and without pairs" in (folder / "README.md").read_text()
 
 
 def test_the_card_tells_the_counts_and_how_it_was_made(tmp_path):
     source = rows(tmp_path / "in.jsonl", {"prompt": "q", "responses": ["a", "bb"]}, {"prompt": "r", "responses": ["a"]})
-    make_pairs(source, Length(), None, tmp_path / "out", Recipe(Rule(seed=4), Filters(), {"a|b": ["x y"]}, 7))
+    make_pairs(
+        source, Length(), None, tmp_path / "out", PairOptions(SelectionRule(seed=4), Filters(), {"a|b": ["x y"]}, 7)
+    )
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "1 pairs of 1 prompts, made by Assay: length judged 3 candidates of 2 prompts." in card
-    for line in ("| single | one candidate | 1 |", "| budget | 7 |", "| rule: seed | 4 |", "| all |  | 2 |"):
+    assert "1 pairs for 1 prompts, generated by Assay: length scored 3 candidates for 2 prompts." in card
+    for line in ("| single | only one candidate | 1 |", "| budget | 7 |", "| rule: seed | 4 |", "| all |  | 2 |"):
         assert line in card, line
     assert "data_files: pairs.parquet" in card and "a\\|b" in card and "longer in 100% of pairs" in card
     assert all((tmp_path / "out" / "plots" / f"{name}.png").exists() for name in ("scores", "margins", "lengths"))
@@ -439,8 +445,8 @@ a_text = st.sampled_from(["", " ", "a", "a ", "b", "c d", "long " * 4, "ü", "..
 a_score = st.sampled_from([0.0, 1.0, 2.5, 5.0, "missing", "empty"])
 a_row = st.lists(st.tuples(a_text, a_score), max_size=5)
 recipes = st.builds(
-    Recipe,
-    st.builds(Rule, st.sampled_from(STRATEGIES), st.integers(1, 4), st.sampled_from([0.0, 1.0, 2.5])),
+    PairOptions,
+    st.builds(SelectionRule, st.sampled_from(STRATEGIES), st.integers(1, 4), st.sampled_from([0.0, 1.0, 2.5])),
     st.none() | st.just(Filters()) | st.just(Filters(max_length=2, max_similarity=1.0)),
     st.just({}) | st.just({"bench": ["question 1"]}),
     st.none() | st.integers(1, 6),
@@ -464,7 +470,7 @@ def test_of_any_rows_every_prompt_is_accounted_for_and_no_wrong_candidate_is_wri
     assert len({row["row"] for row in written}) == account.paired
     assert [row["row"] for row in written] == sorted(row["row"] for row in written)
     assert len(written) <= (recipe.budget or 99)
-    whole = write_pairs(source, {}, target, Recipe(recipe.rule))
+    whole = write_pairs(source, {}, target, PairOptions(recipe.rule))
     assert whole.pairs == account.pairs + account.lost.total(), "each pair is written or lost, once"
     for row in written:
         said = given_rows[row["row"] - 1][0]
@@ -478,4 +484,4 @@ def test_of_any_rows_every_prompt_is_accounted_for_and_no_wrong_candidate_is_wri
 
 
 def test_an_empty_account_tells_no_means():
-    assert Account().plain()["mean_score"] is None
+    assert PairStatistics().to_json()["mean_score"] is None

@@ -9,7 +9,7 @@ from fakes import FakeEngine
 
 from judges import Item, Judgment, Scorecard, load_scorer
 from judges.errors import CannotRun
-from judges.preferences.meta_judging import check_judge, labelled, meta_judged, votes_on
+from judges.preferences.meta_judging import check_trainable, collect_votes, human_judgment_pairs, meta_judged_pairs
 
 # What the fake judge says of a response, vote by vote.
 VOTES = {"good": ("Fine.\nScore: 5", "Poor.\nScore: 1", "So so"), "bad": ("Nice.\nScore: 4", "Weak.\nScore: 0", "Hm.")}
@@ -30,7 +30,7 @@ def judge(**settings):
             seeds.append(request.seed)
         return VOTES[name][seeds.index(request.seed)]
 
-    scorer.use(FakeEngine(answer))
+    scorer.use_engine(FakeEngine(answer))
     return scorer
 
 
@@ -47,21 +47,21 @@ def read(path):
 
 def test_every_vote_is_a_text_with_its_verdict_also_where_it_was_forced():
     item = Item(id="a", prompt="Q?", responses=["a good answer", " "])
-    (voted,) = votes_on(judge(), iter([item]))
-    assert voted.index == 0 and "a good answer" in voted.asked[-1]["content"]
-    assert voted.votes == (("Fine.\nScore: 5", 5.0), ("Poor.\nScore: 1", 1.0), ("So so\nScore: 3", 3.0))
+    (response,) = collect_votes(judge(), iter([item]))
+    assert response.index == 0 and "a good answer" in response.prompt[-1]["content"]
+    assert response.votes == (("Fine.\nScore: 5", 5.0), ("Poor.\nScore: 1", 1.0), ("So so\nScore: 3", 3.0))
 
 
 def test_votes_come_in_the_items_order():
     items = [Item(id=str(n), prompt=f"Q{n}?", responses=["a good answer", "a bad answer"]) for n in range(20)]
-    assert [(v.item.id, v.index) for v in votes_on(judge(window=7), iter(items))] == [
+    assert [(v.item.id, v.index) for v in collect_votes(judge(window=7), iter(items))] == [
         (str(n), i) for n in range(20) for i in range(2)
     ]
 
 
 def test_of_a_compared_pair_the_better_wants_its_highest_judgment_and_the_worse_its_lowest(tmp_path):
     source = rows(tmp_path / "eft.jsonl", {"prompt": "Q?", "chosen": "a good answer", "rejected": "a bad answer"})
-    made = read(labelled(source, judge(), tmp_path, lambda _: None))
+    made = read(human_judgment_pairs(source, judge(), tmp_path, lambda _: None))
     assert [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in made] == [
         ("Fine.\nScore: 5", "Poor.\nScore: 1"),
         ("Weak.\nScore: 0", "Nice.\nScore: 4"),
@@ -74,7 +74,7 @@ def test_of_a_scored_response_the_nearest_judgment_is_chosen(tmp_path):
     source = rows(
         tmp_path / "eft.jsonl", {"prompt": "Q?", "responses": ["a good answer", "a bad answer"], "scores": [3, 1]}
     )
-    made = read(labelled(source, judge(), tmp_path, lambda _: None))
+    made = read(human_judgment_pairs(source, judge(), tmp_path, lambda _: None))
     assert [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in made] == [
         ("So so\nScore: 3", "Fine.\nScore: 5"),
         ("Weak.\nScore: 0", "Nice.\nScore: 4"),
@@ -84,7 +84,7 @@ def test_of_a_scored_response_the_nearest_judgment_is_chosen(tmp_path):
 def test_meta_judging_takes_the_judgment_that_wins(tmp_path):
     candidates = {"row": 1, "id": "a", "prompt": "Q?", "responses": ["a good answer"], "score": 3.0, "failure": None}
     (tmp_path / "candidates.jsonl").write_text(json.dumps(candidates | {"votes": [5.0, 1.0, 3.0]}) + "\n")
-    made = meta_judged(tmp_path, judge(), Prefers(), {}, lambda _: None)
+    made = meta_judged_pairs(tmp_path, judge(), Prefers(), {}, lambda _: None)
     (row,) = read(made)
     assert row["chosen"][0]["content"] == "Fine.\nScore: 5" and row["rejected"][0]["content"] == "Poor.\nScore: 1"
     assert "a good answer" in row["prompt"][-1]["content"]
@@ -104,11 +104,11 @@ class Prefers(load_scorer("length").__class__):
 def test_a_judge_of_one_vote_or_none_is_refused():
     for scorer in (load_scorer("length"), load_scorer("self-rewarding", votes=1)):
         with pytest.raises(CannotRun, match="votes=2 or more"):
-            check_judge(scorer)
+            check_trainable(scorer)
 
 
 def test_nothing_is_taught_where_the_votes_agree(tmp_path):
     scorer = load_scorer("self-rewarding", votes=2)
-    scorer.use(FakeEngine(lambda request: "Same.\nScore: 2"))
+    scorer.use_engine(FakeEngine(lambda request: "Same.\nScore: 2"))
     source = rows(tmp_path / "eft.jsonl", {"prompt": "Q?", "chosen": "a good answer", "rejected": "a bad answer"})
-    assert labelled(source, scorer, tmp_path, lambda _: None) is None
+    assert human_judgment_pairs(source, scorer, tmp_path, lambda _: None) is None

@@ -17,7 +17,7 @@ from judges.cli import main
 from judges.engines import registry
 from judges.engines.base import Completion, Engine, Generation, RequestFailed
 from judges.engines.store import request_digest
-from judges.preferences.hub import push
+from judges.preferences.hub import push_to_hub
 from judges.preferences.pairs import make_pairs
 from judges.types import Usage
 
@@ -281,10 +281,10 @@ def test_new_prompts_are_not_written_over_their_seeds(tmp_path, engine, assay):
     [
         (["nowhere.jsonl"], "no file 'nowhere.jsonl'"),
         (["folder"], "'folder' is a folder; give one of its files"),
-        (["in.jsonl", "--choose", "worst"], "best-worst, best-random, all, top-k, not 'worst'"),
-        (["in.jsonl", "--choose", "all", "--length-tolerance", "0.1"], "'all' does not ask for"),
+        (["in.jsonl", "--choose", "worst"], "unknown strategy 'worst'; there are best-worst, best-random, all, top-k"),
+        (["in.jsonl", "--choose", "all", "--length-tolerance", "0.1"], "no effect on the strategy 'all'"),
         (["in.jsonl", "--length-tolerance", "1"], "from 0 to below 1"),
-        (["in.jsonl", "--margin", "inf"], "margin is at least 0"),
+        (["in.jsonl", "--margin", "inf"], "margin must be at least 0"),
         (["in.jsonl", "--format", "csv"], "--format is parquet or jsonl, not 'csv'"),
         (["in.jsonl", "--against", "nowhere.jsonl"], "nowhere"),
         (["in.jsonl", "--scorer", "lenght"], "unknown scorer 'lenght'"),
@@ -292,7 +292,7 @@ def test_new_prompts_are_not_written_over_their_seeds(tmp_path, engine, assay):
         (["in.jsonl", "--policy", "fake,engine=transformers,temperature=0"], "4 candidates at temperature 0"),
         (["in.jsonl", "--map", "prompt=nothing"], "no column 'nothing'"),
         (["in.jsonl", "-o", "in.jsonl"], "cannot be written"),
-        (["out/pairs.jsonl", "-o", "out"], "would be written over"),
+        (["out/pairs.jsonl", "-o", "out"], "would be overwritten"),
     ],
 )
 def test_what_cannot_run_is_one_line_and_exit_2_and_asks_nothing(tmp_path, engine, assay, monkeypatch, arguments, says):
@@ -322,10 +322,10 @@ def test_an_empty_file_says_so(tmp_path, engine, assay):
 @pytest.mark.parametrize(
     ("answer", "scorer", "says"),
     [
-        (lambda r, k: "always this", "length", "always says the same: a higher temperature or top_p"),
-        (lambda r, k: f"word {k}", "length", "the judge does not tell them apart: ask for more votes"),
+        (lambda r, k: "always this", "length", "use a higher temperature or top_p"),
+        (lambda r, k: f"word {k}", "length", "all candidates have the same score; ask for more votes"),
         (lambda r, k: " " * k, "length", "another policy, or its chat template"),
-        (lambda r, k: f"Score: {3 if r.n == 1 else k}", "self-rewarding,votes=1", "the judge does not tell them apart"),
+        (lambda r, k: f"Score: {3 if r.n == 1 else k}", "self-rewarding,votes=1", "all candidates have the same score"),
         (lambda r, k: "?" * (k + 1), "self-rewarding,votes=1", "failures by reason in account.json"),
     ],
 )
@@ -416,10 +416,10 @@ def test_a_hub_that_cannot_be_reached_is_one_line_and_the_folder_stays(tmp_path,
     source = rows(tmp_path / "in.jsonl", {"prompt": "q", "responses": ["a", "bb"]})
     code, _, err = assay("pairs", source, "--scorer", "length", "-o", tmp_path / "out", "--push", "me/mine", "--quiet")
     assert code == 2 and err.startswith("assay: --push me/mine: ") and err.count("\n") == 1
-    assert f"the data is in {tmp_path / 'out'}" in err and "run the same again" in err
+    assert f"the data is in {tmp_path / 'out'}" in err and "run the same command again" in err
     before = digests(tmp_path / "out")
     with pytest.raises(CannotRun, match="--push me/mine"):
-        push(tmp_path / "out", "me/mine")
+        push_to_hub(tmp_path / "out", "me/mine")
     assert digests(tmp_path / "out") == before and (tmp_path / "out" / "pairs.parquet").exists()
 
 
@@ -428,9 +428,9 @@ def test_a_real_client_that_nobody_answers_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: HfApi(endpoint="http://127.0.0.1:9", token="none"))
     with pytest.raises(CannotRun, match=r"--push me/mine: .*refused"):
-        push(tmp_path, "me/mine")
+        push_to_hub(tmp_path, "me/mine")
     with pytest.raises(CannotRun, match="--push a/b/c: "):
-        push(tmp_path, "a/b/c")
+        push_to_hub(tmp_path, "a/b/c")
 
 
 def test_a_folder_that_is_not_writable_is_one_line(tmp_path):

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judges import CannotRun
-from judges.data.similarity import Words, embedding, rouge_l
+from judges.data.similarity import RougeIndex, load_encoder, rouge_l
 from judges.engines.base import Completion, Generation, RequestFailed
 from judges.engines.store import StoredEngine, request_digest
 from judges.preferences.self_instruct import (
-    Instruct,
-    _cleaned,
-    _messages,
-    _within_task,
+    SelfInstructSettings,
+    _build_messages,
+    _extract_task,
+    _join_task_lines,
     make_prompts,
 )
 from judges.types import Usage
@@ -45,7 +45,7 @@ def only(answer, **settings):
     """What becomes of an answer that a model always gives, where it does not once make a prompt."""
     engine = FakeEngine(lambda r: answer)
     with pytest.raises(CannotRun) as told:
-        make_prompts(SEEDS, engine, Instruct(count=1, tries=3, **settings))
+        make_prompts(SEEDS, engine, SelfInstructSettings(count=1, tries=3, **settings))
     return str(told.value)
 
 
@@ -83,9 +83,9 @@ def test_rouge_l_is_symmetric_and_bounded(first, second):
 @given(st.lists(few_words, max_size=12), few_words, st.sampled_from([0.1, 0.5, 2 / 3, 0.7, 0.75, 0.8, 1.0]))
 @settings(deadline=None)
 def test_bounds_before_rouge_l_hide_no_similar_text(known, text, threshold):
-    words = Words(threshold)
+    words = RougeIndex(threshold)
     words.add(known)
-    assert words.take([text]) == [all(rouge_l(text, other) < threshold for other in known)]
+    assert words.add_new([text]) == [all(rouge_l(text, other) < threshold for other in known)]
 
 
 # -- what is made -------------------------------------------------------------------------------------------
@@ -96,34 +96,36 @@ def test_bounds_before_rouge_l_hide_no_similar_text(known, text, threshold):
 def test_no_made_prompt_is_similar_to_a_seed_or_another(seeds, draw, count):
     # With six words to speak of, most answers are near another.
     engine = FakeEngine(lambda r: " ".join(random.Random(r.seed).choices("abcdef", k=7)))
-    wanted = Instruct(count=count, seed=draw, tries=200, threshold=0.75)
-    made = make_prompts(seeds, engine, wanted)
-    assert len(made.prompts) == count
-    pairs = [*combinations(made.prompts, 2), *((a, b) for a in made.prompts for b in seeds)]
+    settings = SelfInstructSettings(count=count, seed=draw, tries=200, threshold=0.75)
+    generated = make_prompts(seeds, engine, settings)
+    assert len(generated.prompts) == count
+    pairs = [*combinations(generated.prompts, 2), *((a, b) for a in generated.prompts for b in seeds)]
     assert all(rouge_l(a, b) < 0.75 for a, b in pairs)
-    assert all(0 <= number <= made.asked for number in made.rejected.values())
+    assert all(0 <= number <= generated.requests for number in generated.rejected.values())
 
 
 def test_each_request_is_sampled_as_published_with_a_seed_of_its_own():
     engine = FakeEngine(sentence)
-    made = make_prompts(SEEDS, engine, Instruct(count=40))
-    assert len(made.prompts) == len(set(made.prompts)) == 40 and made.asked == 64 == len(engine.requests)
+    generated = make_prompts(SEEDS, engine, SelfInstructSettings(count=40))
+    assert len(generated.prompts) == len(set(generated.prompts)) == 40 and generated.requests == 64 == len(
+        engine.requests
+    )
     assert {(r.n, r.temperature, r.top_p, r.max_tokens) for r in engine.requests} == {(1, 0.6, 0.9, 256)}
     assert len({r.seed for r in engine.requests}) == 64
-    assert made.usage == Usage(640, 0, 320, 0.0) and not made.rejected
+    assert generated.usage == Usage(640, 0, 320, 0.0) and not generated.rejected
     # Eight of the second round's answers were needed; all were asked for.
     assert 1 < engine.most <= 32
 
 
 def test_greedy_requests_have_no_seed():
     engine = FakeEngine(lambda r: " ".join(example.split()[1] for example in shown(r)[:-1]))
-    make_prompts(SEEDS, engine, Instruct(count=1, temperature=0))
+    make_prompts(SEEDS, engine, SelfInstructSettings(count=1, temperature=0))
     assert {(r.seed, r.top_p) for r in engine.requests} == {(None, 1.0)}
 
 
 def test_eight_seeds_are_shown_then_six_and_two_of_what_was_made():
     engine = FakeEngine(sentence)
-    made = make_prompts(SEEDS, engine, Instruct(count=40)).prompts
+    generated = make_prompts(SEEDS, engine, SelfInstructSettings(count=40)).prompts
     first, second = engine.requests[:32], engine.requests[32:]
     for request in first:
         *examples, last = shown(request)
@@ -131,8 +133,8 @@ def test_eight_seeds_are_shown_then_six_and_two_of_what_was_made():
     places = set()
     for request in second:
         *examples, _ = shown(request)
-        own = [example for example in examples if example in made]
-        assert len(set(examples)) == 8 and len(own) == 2 and set(own) <= set(made[:32])
+        own = [example for example in examples if example in generated]
+        assert len(set(examples)) == 8 and len(own) == 2 and set(own) <= set(generated[:32])
         places |= {examples.index(example) for example in own}
     assert places == set(range(8))
     assert len({tuple(shown(r)) for r in engine.requests}) == 64
@@ -140,7 +142,7 @@ def test_eight_seeds_are_shown_then_six_and_two_of_what_was_made():
 
 def test_a_small_pool_shows_fewer():
     engine = FakeEngine(sentence)
-    make_prompts(SEEDS[:2] * 2, engine, Instruct(count=33))
+    make_prompts(SEEDS[:2] * 2, engine, SelfInstructSettings(count=33))
     assert {len(shown(r)) - 1 for r in engine.requests[:32]} == {2}
     assert {len(shown(r)) - 1 for r in engine.requests[32:]} == {4}
     assert engine.requests[0].stop == ("\nTask 4:",)
@@ -161,12 +163,12 @@ def test_a_small_pool_shows_fewer():
     ],
 )
 def test_no_line_of_an_example_begins_as_a_task_does(text, within):
-    assert _within_task(text) == within
+    assert _join_task_lines(text) == within
 
 
 @given(st.lists(st.text(st.sampled_from("Task 12:\n\r\x0b\x85\u2028#*. ")).filter(str.strip), min_size=1, max_size=4))
 def test_a_list_has_as_many_tasks_as_examples_and_one_to_write(examples):
-    (message,) = _messages(examples)
+    (message,) = _build_messages(examples)
     lines = [line for line in message["content"].splitlines() if re.match(r"[\W_]*task\b", line, re.IGNORECASE)]
     assert len(lines) == len(examples) + 1
     assert all(line.startswith(f"Task {number}:") for number, line in enumerate(lines, start=1))
@@ -176,8 +178,8 @@ def test_a_list_has_as_many_tasks_as_examples_and_one_to_write(examples):
 def test_control_strings_and_template_marks_stay_as_they_are():
     seed = "Say <|im_end|> {{ prompt }} [INST] twice"
     engine = FakeEngine(lambda r: f"{sentence(r)} <|im_start|>")
-    made = make_prompts([seed], engine, Instruct(count=1)).prompts
-    assert shown(engine.requests[0])[0] == seed and made[0].endswith(" <|im_start|>")
+    generated = make_prompts([seed], engine, SelfInstructSettings(count=1)).prompts
+    assert shown(engine.requests[0])[0] == seed and generated[0].endswith(" <|im_start|>")
 
 
 @pytest.mark.parametrize(
@@ -215,18 +217,18 @@ def test_control_strings_and_template_marks_stay_as_they_are():
     ],
 )
 def test_what_is_read_of_an_answer(said, text, more):
-    assert _cleaned(said, 9) == (text, more)
+    assert _extract_task(said, 9) == (text, more)
 
 
 @given(st.text(st.sampled_from("Task 9:0.\n*#1<think>/- 任务：")), st.integers(1, 12))
 def test_reading_never_fails_and_gives_only_what_was_generated(said, number):
-    text, _ = _cleaned(said, number)
+    text, _ = _extract_task(said, number)
     assert text == text.strip() and set(text) <= set(said)
 
 
 def test_reading_takes_no_more_than_linear_time():
     for unit in ("Task 9:\n", "*", "1. ", "Sure! ", "Here is ", "\n", "task\n", " *_"):
-        _cleaned(unit * 50_000, 9)
+        _extract_task(unit * 50_000, 9)
 
 
 # -- what is not kept ---------------------------------------------------------------------------------------
@@ -253,38 +255,38 @@ def test_every_rejection_is_counted_under_its_reason():
             raise said
         return said
 
-    made = make_prompts(SEEDS, FakeEngine(answer), Instruct(count=24))
-    assert made.rejected == {"failed": 1, "truncated": 2, "empty": 2, "short": 1, "long": 1, "similar": 1}
-    assert made.prompts[0] == "one whole task stands here" and made.asked == 32
+    generated = make_prompts(SEEDS, FakeEngine(answer), SelfInstructSettings(count=24))
+    assert generated.rejected == {"failed": 1, "truncated": 2, "empty": 2, "short": 1, "long": 1, "similar": 1}
+    assert generated.prompts[0] == "one whole task stands here" and generated.requests == 32
 
 
 def test_lengths_are_counted_in_units_and_the_bounds_are_kept():
     for n, kept in ((2, False), (3, True), (5, True), (6, False)):
         engine = FakeEngine(lambda r, n=n: sentence(r, n))
-        wanted = Instruct(count=1, min_length=3, max_length=5, tries=1)
+        settings = SelfInstructSettings(count=1, min_length=3, max_length=5, tries=1)
         if kept:
-            assert make_prompts(SEEDS, engine, wanted).prompts
+            assert make_prompts(SEEDS, engine, settings).prompts
         else:
             with pytest.raises(CannotRun, match="1 short" if n == 2 else "1 long"):
-                make_prompts(SEEDS, engine, wanted)
-    assert make_prompts(SEEDS, FakeEngine(lambda r: "写一首诗"), Instruct(count=1)).prompts == ("写一首诗",)
+                make_prompts(SEEDS, engine, settings)
+    assert make_prompts(SEEDS, FakeEngine(lambda r: "写一首诗"), SelfInstructSettings(count=1)).prompts == ("写一首诗",)
 
 
 def test_an_answer_as_similar_as_the_threshold_is_not_kept():
     seed, answer = "a b c d e f g x y z", "a b c d e f g 1 2 3"  # 2 * 7 / 20
     engine = FakeEngine(lambda r: answer)
     with pytest.raises(CannotRun, match="1 similar"):
-        make_prompts([seed], engine, Instruct(count=1, tries=1))
-    assert make_prompts([seed], engine, Instruct(count=1, tries=1, threshold=0.71)).prompts == (answer,)
+        make_prompts([seed], engine, SelfInstructSettings(count=1, tries=1))
+    assert make_prompts([seed], engine, SelfInstructSettings(count=1, tries=1, threshold=0.71)).prompts == (answer,)
 
 
 def test_a_model_that_always_says_the_same_is_asked_so_often_and_no_more():
     engine = FakeEngine(lambda r: "the one thing that I can say")
     with pytest.raises(CannotRun) as told:
-        make_prompts(SEEDS, engine, Instruct(count=7, tries=10))
+        make_prompts(SEEDS, engine, SelfInstructSettings(count=7, tries=10))
     assert len(engine.requests) == 70
     assert str(told.value) == (
-        "asked 70 times for 7 prompts and made 1 (69 similar);"
+        "70 requests gave only 1 of 7 prompts (69 similar);"
         " give more and more varied seeds, a higher temperature or a higher threshold, or raise tries"
     )
 
@@ -297,8 +299,8 @@ def test_what_is_in_vain_says_what_to_change():
     def fails(request):
         raise RequestFailed("timeout", "no answer in 60 s")
 
-    with pytest.raises(CannotRun, match="3 failed; the last to fail said: no answer in 60 s"):
-        make_prompts(SEEDS, FakeEngine(fails), Instruct(count=1, tries=3))
+    with pytest.raises(CannotRun, match="3 failed; last failure: no answer in 60 s"):
+        make_prompts(SEEDS, FakeEngine(fails), SelfInstructSettings(count=1, tries=3))
 
 
 def test_a_completion_without_a_choice_is_a_failure():
@@ -307,7 +309,7 @@ def test_a_completion_without_a_choice_is_a_failure():
             return Completion((), Usage())
 
     with pytest.raises(CannotRun, match=r"1 failed; .* no completion"):
-        make_prompts(SEEDS, Silent(sentence), Instruct(count=1, tries=1))
+        make_prompts(SEEDS, Silent(sentence), SelfInstructSettings(count=1, tries=1))
 
 
 @pytest.mark.parametrize(
@@ -317,19 +319,19 @@ def test_a_completion_without_a_choice_is_a_failure():
 def test_there_is_something_to_begin_with(seeds, says):
     engine = FakeEngine(sentence)
     with pytest.raises(CannotRun, match=says):
-        make_prompts(seeds, engine, Instruct(count=1))
+        make_prompts(seeds, engine, SelfInstructSettings(count=1))
     assert not engine.requests
 
 
 @pytest.mark.parametrize(
     "settings, says",
     [
-        ({"count": 0}, "count is at least 1"),
-        ({"shots": 0}, "shots is at least 1"),
+        ({"count": 0}, "count must be at least 1"),
+        ({"shots": 0}, "shots must be at least 1"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"tries": 0}, "tries"),
         ({"min_length": 0}, "min_length"),
-        ({"min_length": 9, "max_length": 8}, "at least 9 and at most 8"),
+        ({"min_length": 9, "max_length": 8}, "at least min_length, 9, not 8"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0}, "top_p"),
@@ -341,12 +343,12 @@ def test_there_is_something_to_begin_with(seeds, says):
 )
 def test_settings_that_cannot_be_say_why(settings, says):
     with pytest.raises(ValueError, match=says):
-        Instruct(**{"count": 1} | settings)
+        SelfInstructSettings(**{"count": 1} | settings)
 
 
 def test_each_similarity_has_its_threshold_unless_one_is_given():
-    assert Instruct(1).limit == 0.7 and Instruct(1, similarity="embeddings").limit == 0.9
-    assert Instruct(1, similarity="embeddings", threshold=0.5).limit == 0.5
+    assert SelfInstructSettings(1).limit == 0.7 and SelfInstructSettings(1, similarity="embeddings").limit == 0.9
+    assert SelfInstructSettings(1, similarity="embeddings", threshold=0.5).limit == 0.5
 
 
 # -- the same again -----------------------------------------------------------------------------------------
@@ -367,14 +369,14 @@ def mostly(request):
 
 
 def test_the_seed_decides_what_is_made_whatever_order_answers_come_in():
-    runs = [make_prompts(SEEDS, Shuffled(mostly), Instruct(count=50, seed=3)) for _ in range(2)]
-    assert runs[0] == runs[1] and runs[0].asked > 32 and runs[0].rejected["similar"]
-    assert make_prompts(SEEDS, FakeEngine(mostly), Instruct(count=50, seed=3)) == runs[0]
-    assert make_prompts(SEEDS, FakeEngine(mostly), Instruct(count=50, seed=4)).prompts != runs[0].prompts
+    runs = [make_prompts(SEEDS, Shuffled(mostly), SelfInstructSettings(count=50, seed=3)) for _ in range(2)]
+    assert runs[0] == runs[1] and runs[0].requests > 32 and runs[0].rejected["similar"]
+    assert make_prompts(SEEDS, FakeEngine(mostly), SelfInstructSettings(count=50, seed=3)) == runs[0]
+    assert make_prompts(SEEDS, FakeEngine(mostly), SelfInstructSettings(count=50, seed=4)).prompts != runs[0].prompts
 
 
 def test_who_wants_more_gets_the_same_first():
-    few, many = (make_prompts(SEEDS, FakeEngine(mostly), Instruct(count=n)).prompts for n in (20, 50))
+    few, many = (make_prompts(SEEDS, FakeEngine(mostly), SelfInstructSettings(count=n)).prompts for n in (20, 50))
     assert many[:20] == few
 
 
@@ -388,28 +390,30 @@ def test_a_run_over_a_store_asks_nothing_twice(tmp_path):
     engines = [Dies(mostly), FakeEngine(mostly), FakeEngine(mostly)]
     stores = [StoredEngine(engine, tmp_path / "kept.sqlite") for engine in engines]
     with pytest.raises(RuntimeError, match="killed"):
-        make_prompts(SEEDS, stores[0], Instruct(count=50))
-    second, third = (make_prompts(SEEDS, store, Instruct(count=50)) for store in stores[1:])
+        make_prompts(SEEDS, stores[0], SelfInstructSettings(count=50))
+    second, third = (make_prompts(SEEDS, store, SelfInstructSettings(count=50)) for store in stores[1:])
     for store in stores:
         store.close()
-    assert second == third == make_prompts(SEEDS, FakeEngine(mostly), Instruct(count=50))
+    assert second == third == make_prompts(SEEDS, FakeEngine(mostly), SelfInstructSettings(count=50))
     assert not engines[2].requests
     # The first round was whole when it was killed: none of it is asked again.
     first_round = {request_digest(r) for r in engines[0].requests[:32]}
-    assert first_round.isdisjoint(request_digest(r) for r in engines[1].requests) and stores[1].found >= 32
+    assert first_round.isdisjoint(request_digest(r) for r in engines[1].requests) and stores[1].hits >= 32
 
 
 def test_progress_tells_what_is_made_and_asked_and_never_goes_back():
-    heard = []
-    made = make_prompts(SEEDS, FakeEngine(mostly), Instruct(count=40), lambda *told: heard.append(told))
-    assert heard == sorted(heard) and heard[0] == (0, 1) and heard[-1] == (40, made.asked)
+    progress = []
+    generated = make_prompts(
+        SEEDS, FakeEngine(mostly), SelfInstructSettings(count=40), lambda *numbers: progress.append(numbers)
+    )
+    assert progress == sorted(progress) and progress[0] == (0, 1) and progress[-1] == (40, generated.requests)
 
 
 # -- by embeddings ------------------------------------------------------------------------------------------
 
 
 def test_embeddings_are_the_mean_over_the_tokens_of_each_text_alone():
-    embed = embedding("embedded:minilm")
+    embed = load_encoder("embedded:minilm")
     texts = ["Write a short poem about the sea.", "Compose a brief poem on the sea.", "Explain how vaccines work. " * 9]
     alone = [embed([text])[0] for text in texts]
     for together, one in zip(embed(texts), alone, strict=True):
@@ -419,7 +423,7 @@ def test_embeddings_are_the_mean_over_the_tokens_of_each_text_alone():
 
 
 def test_a_decoder_can_be_the_encoder(tiny_decoder):
-    embed = embedding(str(tiny_decoder))
+    embed = load_encoder(str(tiny_decoder))
     texts = ["Name a river.", "Explain how vaccines work, and why."]
     for together, text in zip(embed(texts), texts, strict=True):
         assert together == pytest.approx(embed([text])[0], abs=1e-5)
@@ -441,22 +445,26 @@ def test_embeddings_reject_a_paraphrase_that_shares_few_words_and_keep_what_is_d
         order.append(request)
         return answers[(len(order) - 1) % len(answers)]
 
-    wanted = Instruct(count=2, similarity="embeddings", tries=16)
-    made = make_prompts([seed], FakeEngine(answer), wanted)
-    assert made.prompts == (answers[2], answers[4]) and made.rejected == {"similar": 3}
+    settings = SelfInstructSettings(count=2, similarity="embeddings", tries=16)
+    generated = make_prompts([seed], FakeEngine(answer), settings)
+    assert generated.prompts == (answers[2], answers[4]) and generated.rejected == {"similar": 3}
 
 
 def test_a_copy_is_similar_at_a_threshold_of_one():
     seed = "Write a short poem about the sea."
     engine = FakeEngine(lambda r: seed)
     with pytest.raises(CannotRun, match="5 similar"):
-        make_prompts([seed, "Name a river."], engine, Instruct(1, similarity="embeddings", threshold=1.0, tries=5))
+        make_prompts(
+            [seed, "Name a river."], engine, SelfInstructSettings(1, similarity="embeddings", threshold=1.0, tries=5)
+        )
 
 
 def test_an_encoder_that_cannot_be_read_says_so(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    wanted = Instruct(1, similarity="embeddings", encoder=str(tmp_path))
+    settings = SelfInstructSettings(1, similarity="embeddings", encoder=str(tmp_path))
     with pytest.raises(CannotRun, match=r"encoder .*: .*; name a transformers encoder"):
-        make_prompts(SEEDS, FakeEngine(sentence), wanted)
+        make_prompts(SEEDS, FakeEngine(sentence), settings)
     with pytest.raises(CannotRun, match="no model folder"):
-        make_prompts(SEEDS, FakeEngine(sentence), Instruct(1, similarity="embeddings", encoder="./nowhere/at/all"))
+        make_prompts(
+            SEEDS, FakeEngine(sentence), SelfInstructSettings(1, similarity="embeddings", encoder="./nowhere/at/all")
+        )

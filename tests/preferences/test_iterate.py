@@ -14,9 +14,9 @@ import pytest
 
 from judges.errors import CannotRun
 from judges.preferences.dpo import DPOSettings
-from judges.preferences.rounds import Told, iterate
-from judges.preferences.rounds_config import Judge, Plan
-from judges.preferences.rounds_report import best, write_report
+from judges.preferences.iterate import IterateObserver, iterate
+from judges.preferences.iterate_config import IterateConfig, JudgeConfig
+from judges.preferences.iterate_report import best_model, write_report
 
 POLICY = {"engine": "transformers", "max_tokens": 8, "temperature": 1.0, "top_p": 1.0}
 TRAINING = DPOSettings(lora=4, learning_rate=1e-2, batch_size=2, accumulation=1)
@@ -33,7 +33,7 @@ def plan(tmp_path, tiny_decoder) -> dict:
         "prompts": prompts(tmp_path / "train.jsonl", range(6)),
         "held_out": prompts(tmp_path / "held.jsonl", range(100, 105)),
         "model": str(tiny_decoder),
-        "judge": Judge("length"),
+        "judge": JudgeConfig("length"),
         "rounds": 1,
         "candidates": 3,
         "policy": POLICY,
@@ -42,19 +42,19 @@ def plan(tmp_path, tiny_decoder) -> dict:
     }
 
 
-class Seen(Told):
+class Seen(IterateObserver):
     def __init__(self):
         self.phases, self.notes = [], []
 
-    def note(self, text):
+    def on_message(self, text):
         self.notes.append(text)
 
-    def phase(self, round, name):
+    def on_phase(self, round, name):
         self.phases.append((round, name))
 
 
 def test_two_rounds_leave_data_models_and_numbers_and_a_second_call_does_nothing(tmp_path, plan):
-    full = Plan(**plan | {"rounds": 2, "other": Judge("random"), "prompts_a_round": 3, "replay": "all"})
+    full = IterateConfig(**plan | {"rounds": 2, "other": JudgeConfig("random"), "prompts_a_round": 3, "replay": "all"})
     rounds = iterate(full, tmp_path / "out")
     assert [one.number for one in rounds] == [0, 1, 2]
     for one in rounds[1:]:
@@ -75,17 +75,17 @@ def test_two_rounds_leave_data_models_and_numbers_and_a_second_call_does_nothing
 
 
 def test_another_plan_in_the_same_folder_is_refused_and_more_rounds_are_not(tmp_path, plan):
-    iterate(Plan(**plan), tmp_path / "out")
+    iterate(IterateConfig(**plan), tmp_path / "out")
     with pytest.raises(CannotRun, match="candidates: 3 then, 4 now"):
-        iterate(Plan(**plan | {"candidates": 4}), tmp_path / "out")
+        iterate(IterateConfig(**plan | {"candidates": 4}), tmp_path / "out")
     seen = Seen()
-    iterate(Plan(**plan | {"rounds": 2}), tmp_path / "out", seen)
+    iterate(IterateConfig(**plan | {"rounds": 2}), tmp_path / "out", seen)
     assert {number for number, _ in seen.phases} == {2}
 
 
 def test_a_judge_that_follows_scores_two_policies_by_the_one_that_made_the_pairs(tmp_path, plan):
-    judge = Judge("implicit-reward", {"reference": "none", "engine": "transformers"}, follows=True)
-    rounds = iterate(Plan(**plan | {"judge": judge, "rounds": 2}), tmp_path / "out")
+    judge = JudgeConfig("implicit-reward", {"reference": "none", "engine": "transformers"}, follows=True)
+    rounds = iterate(IterateConfig(**plan | {"judge": judge, "rounds": 2}), tmp_path / "out")
     made = {
         str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").glob("round-*/held-out/judge-*.jsonl")
     }
@@ -101,31 +101,33 @@ def test_a_judge_that_follows_scores_two_policies_by_the_one_that_made_the_pairs
 def test_rounds_end_when_the_judge_tells_nothing_apart(tmp_path, plan):
     """A rule that every text meets: no prompt gives a pair."""
     (tmp_path / "level.yaml").write_text("rules:\n- {name: any, pattern: '(?s).*'}\n")
-    level = Plan(**plan | {"judge": Judge("rules", {"file": str(tmp_path / "level.yaml")}), "rounds": 3})
-    with pytest.raises(CannotRun, match="no pair is left of 6 prompts: 6 for this reason: all candidates of one score"):
+    level = IterateConfig(**plan | {"judge": JudgeConfig("rules", {"file": str(tmp_path / "level.yaml")}), "rounds": 3})
+    with pytest.raises(
+        CannotRun, match="no pair is left of 6 prompts: 6 for this reason: all candidates have the same score"
+    ):
         iterate(level, tmp_path / "out")
     assert len((tmp_path / "out/round-1/candidates.jsonl").read_text().splitlines()) == 6
 
 
 def test_rounds_end_when_the_held_out_score_falls(tmp_path, plan, monkeypatch):
     """The policy of round 1 is judged on length, its answers cut short: whatever it learned, they are shorter."""
-    from judges.preferences import rounds as module
+    from judges.preferences import iterate as module
 
-    drawn = module._Rounds._policy
+    drawn = module._RoundRunner._policy
 
     def shorter(self, model, candidates):
         policy = drawn(self, model, candidates)
-        if model != self.plan.model:
+        if model != self.config.model:
             policy.max_tokens = 2
         return policy
 
-    monkeypatch.setattr(module._Rounds, "_policy", shorter)
-    full = Plan(**plan | {"rounds": 3, "stop": True})
+    monkeypatch.setattr(module._RoundRunner, "_policy", shorter)
+    full = IterateConfig(**plan | {"rounds": 3, "stop": True})
     rounds = iterate(full, tmp_path / "out")
     assert (
         len(rounds) == 2 and rounds[1].stopped == "the held-out score fell" and rounds[1].numbers["judge_gain"].high < 0
     )
-    assert best(full, rounds) == plan["model"]
+    assert best_model(full, rounds) == plan["model"]
 
 
 def test_of_rows_with_responses_only_the_prompt_counts_and_what_is_trained_on_is_not_held_out(tmp_path, plan):
@@ -137,14 +139,14 @@ def test_of_rows_with_responses_only_the_prompt_counts_and_what_is_trained_on_is
     held_out = tmp_path / "mixed.jsonl"
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     told = Seen()
-    iterate(Plan(**plan | {"held_out": str(held_out), "rounds": 0}), tmp_path / "out", told)
+    iterate(IterateConfig(**plan | {"held_out": str(held_out), "rounds": 0}), tmp_path / "out", told)
     (kept,) = [json.loads(line) for line in (tmp_path / "out/held-out.jsonl").open()]
     assert kept == {"id": "a", "prompt": "What is 100?", "reference": "a number"}
     (answer,) = [json.loads(line) for line in (tmp_path / "out/round-0/held-out/answers.jsonl").open()]
     assert answer["reference"] == "a number" and "Taken." not in answer["responses"] and len(answer["responses"]) == 2
     assert told.notes == [
         f"rows without a prompt: 0 of {plan['prompts']}, 1 of {held_out}",
-        "1 held-out prompts are trained on too, and left out",
+        "1 held-out prompts are also training prompts, and left out",
     ]
 
 
@@ -156,10 +158,10 @@ def test_of_rows_with_responses_only_the_prompt_counts_and_what_is_trained_on_is
         ({"model": "/nowhere/model"}, "no model folder"),
         ({"policy": {"temperature": "hot"}}, "--policy: a setting has a wrong value"),
         ({"policy": {"candidates": 3}}, "--policy: a setting has a wrong value"),
-        ({"other": Judge("unknown")}, "unknown scorer 'unknown'"),
+        ({"other": JudgeConfig("unknown")}, "unknown scorer 'unknown'"),
         ({"benchmark": "unknown"}, "the judge is not the policy"),
         (
-            {"judge": Judge("self-rewarding", {"votes": 1}, True), "meta": Judge("pairwise", {}, True)},
+            {"judge": JudgeConfig("self-rewarding", {"votes": 1}, True), "meta": JudgeConfig("pairwise", {}, True)},
             "votes=2 or more",
         ),
         ({"prompts_a_round": 4, "rounds": 3}, "6 prompts, too few for 3 rounds of 4"),
@@ -167,20 +169,22 @@ def test_of_rows_with_responses_only_the_prompt_counts_and_what_is_trained_on_is
 )
 def test_what_cannot_run_is_told_before_anything_is_drawn(tmp_path, plan, wrong, told):
     with pytest.raises(CannotRun, match=told):
-        iterate(Plan(**plan | wrong), tmp_path / "out")
+        iterate(IterateConfig(**plan | wrong), tmp_path / "out")
     assert not list((tmp_path / "out").glob("round-*/held-out/*"))
-    iterate(Plan(**plan | {"rounds": 0}), tmp_path / "out")  # the mended one is not refused
+    iterate(IterateConfig(**plan | {"rounds": 0}), tmp_path / "out")  # the mended one is not refused
 
 
 def test_a_judge_that_is_named_stays_and_one_that_is_not_follows():
-    from judges.cli.iterate import judge_of, other_of
+    from judges.cli.iterate import parse_judge, parse_other_scorer
 
     policy = {"engine": "transformers", "temperature": 0.7}
-    assert judge_of("self-rewarding,votes=1", policy) == Judge(
+    assert parse_judge("self-rewarding,votes=1", policy) == JudgeConfig(
         "self-rewarding", {"engine": "transformers", "votes": 1}, follows=True
     )
-    assert not judge_of("self-rewarding,model=M", policy).follows and not judge_of("length", policy).follows
-    assert other_of("self-rewarding", "M", policy) == Judge("self-rewarding", {"engine": "transformers", "model": "M"})
+    assert not parse_judge("self-rewarding,model=M", policy).follows and not parse_judge("length", policy).follows
+    assert parse_other_scorer("self-rewarding", "M", policy) == JudgeConfig(
+        "self-rewarding", {"engine": "transformers", "model": "M"}
+    )
 
 
 def command(folder: Path, plan: dict) -> list[str]:

@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from judges.preferences.pair_selection import (
+    DROP_REASONS,
+    STRATEGIES,
+    Pair,
+    SelectionRule,
+    select_pairs,
+    vote_agreement,
+)
 from judges.preferences.scored_candidates import Candidate
-from judges.preferences.selection import DROPS, STRATEGIES, Pair, Rule, agreement, choose
 from judges.types import Failure
 
 BROKEN = Failure("missing", "no verdict")
@@ -23,20 +30,20 @@ def of(*scores):
 
 
 def sides(candidates, key="", **rule):
-    return [(pair.chosen, pair.rejected) for pair in choose(candidates, Rule(**rule), key).pairs]
+    return [(pair.chosen, pair.rejected) for pair in select_pairs(candidates, SelectionRule(**rule), key).pairs]
 
 
 # -- by hand --------------------------------------------------------------------------------------------------
 
 
 def test_the_highest_stands_against_the_lowest_and_the_margin_is_their_difference():
-    assert choose(of(3.0, 5.0, 1.0, 4.0)).pairs == (Pair(1, 2, 4.0),)
-    assert choose(of(-3.0, -1.0)).pairs == (Pair(1, 0, 2.0),)
+    assert select_pairs(of(3.0, 5.0, 1.0, 4.0)).pairs == (Pair(1, 2, 4.0),)
+    assert select_pairs(of(-3.0, -1.0)).pairs == (Pair(1, 0, 2.0),)
 
 
 def test_of_several_highest_the_earliest_is_chosen_and_the_choice_is_the_same_again():
     tied = of(5.0, 1.0, 5.0, 1.0)
-    assert sides(tied) == [(0, 3)] and choose(tied) == choose(tied)
+    assert sides(tied) == [(0, 3)] and select_pairs(tied) == select_pairs(tied)
     assert sides(of(1.0, 2.0, 2.0, 2.0)) == [(1, 0)]
 
 
@@ -58,10 +65,10 @@ def test_of_several_highest_the_earliest_is_chosen_and_the_choice_is_the_same_ag
     ],
 )
 def test_what_gives_no_pair_says_why(candidates, rule, why):
-    found = choose(candidates, Rule(**rule))
-    assert found.pairs == () and found.drop == why and why in DROPS
+    found = select_pairs(candidates, SelectionRule(**rule))
+    assert found.pairs == () and found.drop == why and why in DROP_REASONS
     if why not in ("margin", "agreement"):
-        assert {choose(candidates, Rule(strategy=s, **rule)).drop for s in STRATEGIES} == {why}
+        assert {select_pairs(candidates, SelectionRule(strategy=s, **rule)).drop for s in STRATEGIES} == {why}
 
 
 def test_failed_empty_and_repeated_candidates_are_passed_over_and_the_others_make_the_pair():
@@ -92,13 +99,15 @@ def test_failed_empty_and_repeated_candidates_are_passed_over_and_the_others_mak
     ],
 )
 def test_a_difference_of_just_the_margin_is_enough(high, low, margin, kept):
-    assert bool(choose(of(low, high), Rule(margin=margin)).pairs) is kept
+    assert bool(select_pairs(of(low, high), SelectionRule(margin=margin)).pairs) is kept
 
 
 def test_length_control_takes_the_shortest_within_a_share_of_the_range():
     candidates = [Candidate("long " * 9, 5.0), Candidate("short", 4.8), Candidate("worst of all", 1.0)]
     assert sides(candidates) == [(0, 2)]
-    assert choose(candidates, Rule(tolerance=0.1)).pairs == (Pair(1, 2, pytest.approx(3.8)),)  # down to 4.6
+    assert select_pairs(candidates, SelectionRule(tolerance=0.1)).pairs == (
+        Pair(1, 2, pytest.approx(3.8)),
+    )  # down to 4.6
     assert sides(candidates, tolerance=0.05) == [(1, 2)]  # down to 4.8 itself
     assert sides(candidates, tolerance=0.049) == [(0, 2)]
     assert sides(candidates, tolerance=0.1, strategy="best-random") == [(1, 2)]
@@ -124,7 +133,7 @@ def test_one_that_is_within_the_tolerance_is_not_rejected_by_a_shorter_one_below
 
 def test_agreement_of_votes_by_hand():
     def share(above, below):
-        return agreement(Candidate("a", 1.0, above), Candidate("b", 0.0, below))
+        return vote_agreement(Candidate("a", 1.0, above), Candidate("b", 0.0, below))
 
     assert share((4.0, 4.0), (3.0, 4.0)) == 0.75  # above, level, above, level
     assert share((5.0, 1.0, 3.0), (2.0, 3.0)) == (2 + 0 + 1.5) / 6
@@ -136,7 +145,7 @@ def test_agreement_of_votes_by_hand():
 def test_agreement_of_just_the_share_is_enough():
     candidates = [Candidate("a", 4.0, (4.0, 4.0)), Candidate("b", 3.5, (3.0, 4.0))]
     assert sides(candidates, agreement=0.75) == [(0, 1)]
-    assert choose(candidates, Rule(agreement=0.751)).drop == "agreement"
+    assert select_pairs(candidates, SelectionRule(agreement=0.751)).drop == "agreement"
 
 
 def test_all_is_every_two_of_different_scores_widest_first():
@@ -183,29 +192,29 @@ def test_best_random_draws_among_those_that_the_margin_and_the_votes_allow():
         asked = {"key": str(n), "strategy": "best-random"}
         assert sides(candidates, margin=3.5, **asked) == [(0, 3)]
         assert sides(candidates, margin=1.0, agreement=0.9, **asked) == [(0, 2)]
-    assert choose(candidates, Rule("best-random", margin=4.5)).drop == "margin"
+    assert select_pairs(candidates, SelectionRule("best-random", margin=4.5)).drop == "margin"
 
 
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
-        ({"strategy": "worst"}, "best-worst, best-random, all, top-k, not 'worst'"),
-        ({"k": 0}, "k is at least 1"),
-        ({"margin": -0.1}, "margin is at least 0"),
-        ({"margin": math.inf}, "margin is at least 0"),
-        ({"margin": math.nan}, "margin is at least 0"),
-        ({"agreement": 1.1}, "agreement is a share"),
-        ({"agreement": math.nan}, "agreement is a share"),
+        ({"strategy": "worst"}, "unknown strategy 'worst'; there are best-worst, best-random, all, top-k"),
+        ({"k": 0}, "k must be at least 1"),
+        ({"margin": -0.1}, "margin must be at least 0"),
+        ({"margin": math.inf}, "margin must be at least 0"),
+        ({"margin": math.nan}, "margin must be at least 0"),
+        ({"agreement": 1.1}, "agreement must be from 0 to 1"),
+        ({"agreement": math.nan}, "agreement must be from 0 to 1"),
         ({"tolerance": 1.0}, "from 0 to below 1"),
         ({"tolerance": -0.1}, "from 0 to below 1"),
         ({"tolerance": math.nan}, "from 0 to below 1"),
-        ({"tolerance": 0.1, "strategy": "all"}, "which 'all' does not ask for"),
-        ({"tolerance": 0.1, "strategy": "top-k"}, "which 'top-k' does not ask for"),
+        ({"tolerance": 0.1, "strategy": "all"}, "no effect on the strategy 'all'"),
+        ({"tolerance": 0.1, "strategy": "top-k"}, "no effect on the strategy 'top-k'"),
     ],
 )
 def test_a_rule_that_cannot_be_says_why(rule, says):
     with pytest.raises(ValueError, match=says):
-        Rule(**rule)
+        SelectionRule(**rule)
 
 
 # -- of any candidates ----------------------------------------------------------------------------------------
@@ -221,7 +230,7 @@ some_candidates = st.lists(st.builds(Candidate, texts, any_score, votes), max_si
 def rules(draw):
     strategy = draw(st.sampled_from(STRATEGIES))
     share = st.sampled_from([0.0, 0.0, 0.5, 1.0]) | st.floats(0, 1)
-    return Rule(
+    return SelectionRule(
         strategy=strategy,
         k=draw(st.integers(1, 9)),
         margin=draw(st.sampled_from([0.0, 0.0, 0.3, 4.0]) | st.floats(0, 1e6)),
@@ -238,15 +247,15 @@ def words(text):
 @settings(deadline=None, max_examples=200)
 @given(some_candidates, rules(), st.text(max_size=3))
 def test_of_any_candidates_only_judged_unlike_texts_of_different_scores_are_paired(candidates, rule, key):
-    found = choose(candidates, rule, key)
-    assert (found.drop is None) == bool(found.pairs) and found == choose(candidates, rule, key)
+    found = select_pairs(candidates, rule, key)
+    assert (found.drop is None) == bool(found.pairs) and found == select_pairs(candidates, rule, key)
     for pair in found.pairs:
         chosen, rejected = candidates[pair.chosen], candidates[pair.rejected]
         assert not isinstance(chosen.score, Failure) and not isinstance(rejected.score, Failure)
         assert chosen.score > rejected.score and pair.margin == chosen.score - rejected.score > 0
         assert pair.margin >= rule.margin * (1 - 1e-8)
         assert words(chosen.text) and words(rejected.text) and words(chosen.text) != words(rejected.text)
-        assert agreement(chosen, rejected) >= rule.agreement
+        assert vote_agreement(chosen, rejected) >= rule.agreement
     assert len({(p.chosen, p.rejected) for p in found.pairs}) == len(found.pairs)
     assert [p.margin for p in found.pairs] == sorted((p.margin for p in found.pairs), reverse=True)
     if rule.strategy.startswith("best"):
@@ -258,7 +267,7 @@ def test_of_any_candidates_only_judged_unlike_texts_of_different_scores_are_pair
 def test_of_any_candidates_the_strategies_agree_on_whether_there_is_a_pair_and_all_holds_the_others(candidates):
     everything = set(sides(candidates, strategy="all"))
     for strategy in STRATEGIES:
-        found = choose(candidates, Rule(strategy))
+        found = select_pairs(candidates, SelectionRule(strategy))
         assert bool(found.pairs) == bool(everything)
         assert {(p.chosen, p.rejected) for p in found.pairs} <= everything
     # Counted another way: of the first of each text that was judged, every two of different scores.
@@ -272,7 +281,7 @@ def test_of_any_candidates_the_strategies_agree_on_whether_there_is_a_pair_and_a
 @settings(deadline=None)
 @given(some_candidates, rules())
 def test_a_drop_is_told_by_the_first_thing_that_is_wrong(candidates, rule):
-    drop = choose(candidates, rule).drop
+    drop = select_pairs(candidates, rule).drop
     usable = [c for c in candidates if c.text.split() and not isinstance(c.score, Failure)]
     unlike = {" ".join(c.text.split()) for c in usable}
     if drop == "single":
