@@ -1,6 +1,7 @@
 # make compare   the three kinds of scorer side by side (FULL=1: every test pair, no short cuts)
 # make test      the tests that gate a commit        make test-slow   the long ones
 # make bench     the side-by-side measurements       make setup       what all of them share
+# make docs      the command-line reference pages
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,14 +9,14 @@ GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null
 OUT ?= runs/compare
 export PYTHONHASHSEED ?= 0
 
-.PHONY: setup compare test test-slow bench lint clean
+.PHONY: setup compare test test-slow bench docs lint clean
 
 setup: $(VENV)/ready-$(GPU)
 
 $(VENV)/ready-$(GPU): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	./setup.sh $(BIN)/python $(GPU)
-	touch $@
+	@$(PYTHON) -m venv $(VENV)
+	@./setup.sh $(BIN)/python $(GPU)
+	@touch $@
 
 compare: setup
 	$(BIN)/assay train demo:train --base embedded:minilm -o runs/demo-reward-model --epochs 6 --learning-rate 5e-5 --if-missing
@@ -43,6 +44,9 @@ bench: setup
 	$(BIN)/python tests/benchmarks/judge_throughput.py $(DATA)
 	$(BIN)/python tests/benchmarks/batch_overhead.py --engine
 	$(BIN)/python tests/benchmarks/overfitting.py $(DATA)/hh_bt_train.jsonl $(DATA)/hh_bt_val.jsonl
+
+docs: setup
+	$(BIN)/python -m judges.cli.reference docs/cli
 
 lint: setup
 	$(BIN)/ruff check .

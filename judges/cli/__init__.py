@@ -1,4 +1,4 @@
-"""The command `assay`: one file a command, each imported only when it is called."""
+"""The command `assay`. The work of each command is in a file of its own, imported when the command is called."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 CLOSING_SECONDS = 8.0
-INTERRUPTED = "assay: interrupted; what is finished is on disk, the same command goes on"
+INTERRUPTED = "assay: interrupted; finished rows are on disk, the same command resumes"
 
 
 def main() -> None:
@@ -17,37 +17,37 @@ def main() -> None:
     from judges.cli.app import app
     from judges.errors import CannotRun
 
-    # A closed pipe and a polite kill end a run as Ctrl-C does: engines are closed, what is written stays.
+    # SIGTERM ends a run as Ctrl-C does: engines are closed, and what is written stays.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        app(standalone_mode=True)
+        app(prog_name="assay")
     except CannotRun as error:
         from judges.evaluation.report.markdown import visible
 
-        # A file's own text may be in it: no control character reaches the terminal.
+        # The message may contain text of a file: control characters must not reach the terminal.
         print(f"assay: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # typer turns Ctrl-C into a silent exit 130
+        # Typer turns Ctrl-C into a silent exit 130
         if isinstance(stop, SystemExit) and stop.code != 130:
             raise
-        _leave()
+        _exit_interrupted()
 
 
 def _interrupt(*_: Any) -> None:
-    """Close and leave; who is still closing after some seconds, or is asked twice, leaves at once.
+    """End the run; exit at once on a second Ctrl-C, or if closing takes longer than CLOSING_SECONDS.
 
-    Nothing is lost by that: rows and completions are on disk when they are finished, and the watchdog ends
-    the engine's processes.
+    Nothing is lost by an immediate exit: rows and completions are on disk when they are finished, and the watchdog
+    ends the engine's processes.
     """
-    signal.signal(signal.SIGINT, lambda *_: _leave())
-    last = threading.Timer(CLOSING_SECONDS, _leave)
-    last.daemon = True
-    last.start()
+    signal.signal(signal.SIGINT, lambda *_: _exit_interrupted())
+    timer = threading.Timer(CLOSING_SECONDS, _exit_interrupted)
+    timer.daemon = True
+    timer.start()
     raise KeyboardInterrupt
 
 
-def _leave() -> None:
+def _exit_interrupted() -> None:
     print(INTERRUPTED, file=sys.stderr, flush=True)
     os._exit(130)

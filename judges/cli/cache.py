@@ -1,4 +1,4 @@
-"""`assay cache`: what a store of completions holds."""
+"""`assay cache`: the stored completions of a run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ STORES = ("completions.sqlite", "candidates.sqlite")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-def show(path: Path) -> None:
+def print_contents(path: Path) -> None:
     for file in _stores(path):
         with closing(Store(file)) as store:
-            found = store.contents()
-        print(f"{file}: {sum(one.completions for one in found):,} completions, {_bytes(file)}")
-        for one in found:
-            name, size = visible(str(one.engine.get("model"))), f"{one.size / 2**20:,.1f} MiB of text"
-            print(f"  {name}  {one.completions:,}, {size}, {_day(one.first)} to {_day(one.last)}")
-            print(f"    {visible(_settings(one.engine))}")
+            contents = store.summaries()
+        print(f"{file}: {sum(part.completions for part in contents):,} completions, {_mebibytes(file.stat().st_size)}")
+        for part in contents:
+            name, size = visible(str(part.engine.get("model"))), f"{_mebibytes(part.size)} of text"
+            print(f"  {name}  {part.completions:,}, {size}, {_format_time(part.first)} to {_format_time(part.last)}")
+            print(f"    {visible(_format_settings(part.engine))}")
 
 
 def export(path: Path, output: str) -> None:
-    """Every completion as a JSON line."""
+    """Write every completion as a JSON line."""
     stores, count = _stores(path), 0
     if output != "-" and Path(output).exists() and any(file.samefile(output) for file in stores):
         raise CannotRun(f"-o {output} is the store itself; give another -o")
@@ -52,46 +52,48 @@ def export(path: Path, output: str) -> None:
 
 def prune(path: Path, older_than: str | None, model: str | None, everything: bool) -> None:
     if older_than is None and model is None and not everything:
-        raise CannotRun("prune what? Give --older-than 30d, --model NAME, both, or --all")
+        raise CannotRun("nothing to prune is given: use --older-than 30d, --model NAME, both, or --all")
     before = None if older_than is None else time.time() - _seconds(older_than)
     for file in _stores(path):
         size = file.stat().st_size
         with closing(Store(file)) as store:
-            gone = store.prune(before, model)
-        print(f"{file}: {gone:,} completions taken out, {(size - file.stat().st_size) / 2**20:,.1f} MiB free")
+            deleted = store.prune(before, model)
+        print(f"{file}: {deleted:,} completions deleted, {_mebibytes(size - file.stat().st_size)} freed")
 
 
 def _stores(path: Path) -> list[Path]:
-    """A store, the stores of a run's folder, or of the run that made an output."""
-    if path.is_file() and _beginning(path) == b"SQLite format 3":
+    """The store of a path: the file itself, those in a run's folder, or those of the run that wrote an output."""
+    if path.is_file() and _header(path) == b"SQLite format 3":
         return [path]
     folders = [path, path.with_name(path.name + ".run")]
     found = [folder / name for folder in folders for name in STORES if (folder / name).is_file()]
     if not found:
-        raise CannotRun(f"{path}: no store of completions there; give one, or an output of assay score or compare")
+        raise CannotRun(
+            f"{path}: no store of completions is there; give a store, or an output of assay score or compare"
+        )
     return found
 
 
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
     if match is None:
-        raise CannotRun(f"--older-than {text!r}: a number and s, m, h, d or w, as in 30d")
+        raise CannotRun(f"--older-than {text!r} is not a number followed by s, m, h, d or w, as in 30d")
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _settings(engine: dict[str, Any]) -> str:
+def _format_settings(engine: dict[str, Any]) -> str:
     shown = {key: value for key, value in engine.items() if key not in ("model", "engine_settings") and value}
     return ", ".join(f"{key} {value}" for key, value in {**shown, **(engine.get("engine_settings") or {})}.items())
 
 
-def _bytes(file: Path) -> str:
-    return f"{file.stat().st_size / 2**20:,.1f} MiB"
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
-def _day(seconds: int) -> str:
+def _format_time(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
 
 
-def _beginning(file: Path) -> bytes:
+def _header(file: Path) -> bytes:
     with open(file, "rb") as data:
         return data.read(15)

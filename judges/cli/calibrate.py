@@ -1,4 +1,4 @@
-"""`assay calibrate`."""
+"""`assay calibrate`: temperature scaling of a scorer (Guo et al. 2017, arXiv 1706.04599)."""
 
 from __future__ import annotations
 
@@ -7,104 +7,86 @@ from importlib.metadata import version
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from judges.cli.progress import RowProgress
+from judges.cli.terminal import escape_text, format_metric, plain_table, print_text, stdout_console
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import load_benchmark
 from judges.evaluation.metrics.calibration import AFTER, fit_temperature, margins_of, measure
-from judges.evaluation.report.markdown import visible
-from judges.evaluation.results import Number
-from judges.scorer import load_scorer, parse_spec, plain
+from judges.evaluation.results import MetricValue
+from judges.scorer import json_round_trip, load_scorer, parse_spec
 from judges.scorers.calibrated import (
     Calibrated,
     Calibration,
-    as_mapping,
-    check_writable,
-    own_say,
+    ensure_writable,
+    spec_mapping,
+    untrusted_settings,
     write_calibration,
 )
 
 METRICS = ("ece, equal width", "ece, equal mass", "brier", "log loss")
-FEW = 100  # pairs, below which a temperature is a guess
+FEW_PAIRS = 100  # below this number the temperature is uncertain
 
 
 def run(file: str, spec: str, output: Path, limit: int | None, quiet: bool) -> None:
     benchmark = load_benchmark(file, limit=limit)
     if not any(item.gold is not None and item.gold.chosen is not None for item in benchmark.items):
-        raise CannotRun(f"{file}: no row has a chosen response, which a temperature is fitted on")
+        raise CannotRun(f"{file}: no row has a chosen response, which is needed to fit a temperature")
     name, settings = parse_spec(spec)
     with load_scorer(name, **settings) as scorer:
         if isinstance(scorer, Calibrated):
-            raise CannotRun("a calibrated scorer has its temperature: calibrate the one inside")
-        check_writable(output)
-        if remember := getattr(scorer, "remember", None):  # the store makes its folder when it is first used
-            remember(output.with_name(output.name + ".run") / "completions.sqlite")
-        cards = {}
-        with RowProgress(_shown(f"{name} on {benchmark.name}"), len(benchmark.items), quiet) as progress:
-            for card in scorer.stream(iter(benchmark.items)):
-                cards[card.id] = card
-                progress.row(card.usage)
-        identity = plain(scorer.identity())
+            raise CannotRun("a calibrated scorer has a temperature already: calibrate the scorer inside it")
+        ensure_writable(output)
+        scorer.use_store(output.with_name(output.name + ".run") / "completions.sqlite")
+        with RowProgress(f"{name} on {benchmark.name}", len(benchmark.items), quiet) as progress:
+            cards = {card.id: card for card in progress.count(scorer.stream(iter(benchmark.items)))}
+        identity = json_round_trip(scorer.identity())
     pairs = margins_of(benchmark.items, cards)
     if not len(pairs.margins):
-        raise CannotRun(f"{name} judged none of {pairs.left_out} pairs: nothing to fit")
+        raise CannotRun(f"{name} judged none of {pairs.left_out} pairs: there is nothing to fit")
     if pairs.unit != "scores":
-        raise CannotRun(f"{name} gives no scores, only its {pairs.unit}: there is nothing that a temperature divides")
+        raise CannotRun(f"{name} gives no scores, only its {pairs.unit}: a temperature divides scores")
     numbers, _ = measure(benchmark.items, cards)
     fitted = fit_temperature(pairs.margins)
     if fitted is None:
-        raise CannotRun(f"{name} scores both responses of every pair alike: there is nothing to fit")
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table(f"{name} on {benchmark.name}", numbers))
+        raise CannotRun(f"{name} gives both responses of every pair the same score: there is nothing to fit")
+    console = stdout_console()
+    console.print(calibration_table(f"{name} on {benchmark.name}", numbers))
     if fitted.why:
-        raise CannotRun(f"no temperature of {len(pairs.margins)} pairs: {fitted.why}")
+        raise CannotRun(f"no temperature can be fitted on {len(pairs.margins)} pairs: {fitted.why}")
     write_calibration(
         Calibration(
             temperature=fitted.value,
             rows=len(pairs.margins),
             benchmark=benchmark.name,
             data=benchmark.digest,
-            scorer=as_mapping(spec),
+            scorer=spec_mapping(spec),
             identity=identity,
             assay=version("assay"),
         ),
         output,
     )
-    if len(pairs.margins) < FEW:
-        print(f"only {len(pairs.margins)} pairs: the temperature is a guess", file=sys.stderr)
-    use = "".join(f",{key}={value}" for key, value in own_say(as_mapping(spec)).items())
-    told = f"Temperature {fitted.value:.4g} in {output}; use it as --scorer calibrated,file={output}{use}"
-    console.print(_shown(told), soft_wrap=True)
+    if len(pairs.margins) < FEW_PAIRS:
+        print(f"only {len(pairs.margins)} pairs: the temperature is uncertain", file=sys.stderr)
+    use = "".join(f",{key}={value}" for key, value in untrusted_settings(spec_mapping(spec)).items())
+    spec = f"calibrated,file={output}{use}"
+    print_text(console, f"The temperature {fitted.value:.4g} is in {output}; use it as --scorer {spec}")
     if pairs.left_out:
-        of = f"{pairs.left_out} of {pairs.left_out + len(pairs.margins)} pairs"
-        print(f"{of} failed and were left out{f' ({pairs.beyond})' if pairs.huge else ''}", file=sys.stderr)
+        count = f"{pairs.left_out} of {pairs.left_out + len(pairs.margins)} pairs"
+        print(f"{count} failed and were left out{f' ({pairs.beyond})' if pairs.huge else ''}", file=sys.stderr)
         raise typer.Exit(1)
 
 
-def table(title: str, numbers: tuple[Number, ...]) -> Table:
-    found = {number.metric: number for number in numbers}
-    whole = found["temperature"]
-    title = _shown(f"{title}: {whole.rows} pairs, {whole.prompts} prompts")
-    shown = Table(title=title, title_justify="left", box=None)
-    for column in ("95 % interval in brackets", "as it is", "after a temperature fitted on other rows"):
-        shown.add_column(column, justify="left" if column[0] == "9" else "right", no_wrap=True)
+def calibration_table(title: str, numbers: tuple[MetricValue, ...]) -> Table:
+    by_metric = {number.metric: number for number in numbers}
+    temperature = by_metric["temperature"]
+    table = plain_table(
+        *("95 % interval in brackets", "uncalibrated", "with a temperature fitted on other rows"),
+        title=escape_text(f"{title}: {temperature.rows} pairs, {temperature.prompts} prompts"),
+        no_wrap=True,
+    )
     for metric in METRICS:
-        shown.add_row(metric, _told(found[metric]), _told(found.get(f"{metric}, {AFTER}")))
-    shown.add_row("temperature", "", _told(whole))
-    return shown
-
-
-def _shown(text: str) -> str:
-    """Text with names of files in it: no markup, no control characters of a terminal."""
-    return escape(visible(text))
-
-
-def _told(number: Number | None) -> str:
-    if number is None or number.value is None:
-        return "-"
-    if number.low is None or number.high is None:
-        return f"{number.value:.4g}"
-    return f"{number.value:.4g} [{number.low:.4g}, {number.high:.4g}]"
+        table.add_row(metric, format_metric(by_metric[metric]), format_metric(by_metric.get(f"{metric}, {AFTER}")))
+    table.add_row("temperature", "", format_metric(temperature))
+    return table

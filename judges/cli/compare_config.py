@@ -1,4 +1,4 @@
-"""What `assay compare` is asked for, from flags and from a YAML file with the same keys."""
+"""The configuration of `assay compare`, from options and from a YAML file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from typing import Any
 import yaml
 
 from judges.errors import CannotRun
+from judges.plugins import unknown_name
 from judges.scorer import parse_spec
 
 KEYS = ("benchmarks", "scorers", "judgments", "limit", "attacks")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The benchmarks, scorers and files of judgments to put side by side.
+class CompareConfig:
+    """The benchmarks, scorers and files of judgments to compare.
 
-    `attacks` is pairs to attack; `rows` how many rows of each benchmark a scorer gets, by SPEC, where not all.
+    `limit` is the number of rows of each benchmark, `attacks` the number of pairs to attack. `rows` has, by SPEC, the
+    number of rows of each benchmark for the scorers that are not given all.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -34,7 +36,7 @@ class Wanted:
     rows: Mapping[str, int] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """As it may be written to a file: without keys."""
+        """The configuration for results.json, without API keys."""
         return {
             "benchmarks": list(self.benchmarks),
             "scorers": [redacted(spec) for spec in self.scorers],
@@ -45,104 +47,111 @@ class Wanted:
         }
 
 
-def asked_for(config: Path | None, flags: Wanted) -> Wanted:
-    """The config's lists, then the flags'; a flag's number before the config's. Raises CannotRun."""
-    told = _read(config) if config is not None else Wanted()
-    wanted = replace(
-        told,
-        benchmarks=told.benchmarks + flags.benchmarks,
-        scorers=told.scorers + flags.scorers,
-        judgments=told.judgments + flags.judgments,
-        limit=flags.limit or told.limit,
-        attacks=flags.attacks or told.attacks,
+def merge_config(path: Path | None, options: CompareConfig) -> CompareConfig:
+    """The lists of the file, then those of the options; an option's number takes precedence. Raises CannotRun."""
+    config = _read(path) if path is not None else CompareConfig()
+    config = replace(
+        config,
+        benchmarks=config.benchmarks + options.benchmarks,
+        scorers=config.scorers + options.scorers,
+        judgments=config.judgments + options.judgments,
+        limit=options.limit or config.limit,
+        attacks=options.attacks or config.attacks,
     )
-    if not wanted.benchmarks or not (wanted.scorers or wanted.judgments):
+    if not config.benchmarks or not (config.scorers or config.judgments):
         raise CannotRun("compare needs at least one --benchmark and one --scorer or --judgments, or a config with both")
-    for name, count in Counter(wanted.benchmarks + wanted.scorers + wanted.judgments).items():
+    for name, count in Counter(config.benchmarks + config.scorers + config.judgments).items():
         if count > 1:
-            raise CannotRun(f"{redacted(name)!r} is asked for twice")
-    return wanted
+            raise CannotRun(f"{redacted(name)!r} is given twice")
+    return config
 
 
-def labels(specs: Sequence[str], files: Sequence[str]) -> dict[str, str]:
-    """A name for each scorer in tables: its own, with the settings in which it differs from its namesakes.
+def scorer_labels(specs: Sequence[str], files: Sequence[str]) -> dict[str, str]:
+    """A unique name for each SPEC and file: a scorer's name, with the settings that differ between its SPECs.
 
-    >>> list(labels(["length", "random,seed=1", "random,seed=2"], ["runs/judge.jsonl"]).values())
+    >>> list(scorer_labels(["length", "random,seed=1", "random,seed=2"], ["runs/judge.jsonl"]).values())
     ['length', 'random seed=1', 'random seed=2', 'judge']
     """
-    told: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for spec in specs:
         name, settings = parse_spec(spec)
         others = [parse_spec(other)[1] for other in specs if other != spec and parse_spec(other)[0] == name]
-        apart = [f"{k}={v}" for k, v in settings.items() if any(o.get(k) != v for o in others) and k != "api_key"]
-        told[spec] = " ".join([name, *apart])
+        different = [
+            f"{key}={value}"
+            for key, value in settings.items()
+            if key != "api_key" and any(other.get(key) != value for other in others)
+        ]
+        labels[spec] = " ".join([name, *different])
     for file in files:
         stem = re.sub(r"\.(jsonl|csv|parquet|json)(\.gz|\.zst)?$", "", Path(file).name)
-        told[file] = stem if stem not in told.values() else file
-    twice = [label for label, count in Counter(told.values()).items() if count > 1]
-    return {key: redacted(key) if label in twice else label for key, label in told.items()}
+        labels[file] = stem if stem not in labels.values() else file
+    ambiguous = [label for label, count in Counter(labels.values()).items() if count > 1]
+    return {key: redacted(key) if label in ambiguous else label for key, label in labels.items()}
 
 
 def redacted(spec: str) -> str:
-    """A SPEC as it may be written to a file: without its key."""
+    """A SPEC without its API key."""
     return re.sub(r"api_key=[^,]*", "api_key=***", spec)
 
 
-def _read(path: Path) -> Wanted:
+def _read(path: Path) -> CompareConfig:
     if not path.is_file():
-        raise CannotRun(f"no config {str(path)!r}")
+        raise CannotRun(f"no config file {str(path)!r}")
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CannotRun(f"{path}: not YAML: {error}") from error
-    if not isinstance(told, dict) or set(told) - set(KEYS):
-        raise CannotRun(f"{path}: a config has the keys {', '.join(KEYS)}")
+    if not isinstance(values, dict):
+        raise CannotRun(f"{path}: a config is a mapping with the keys {', '.join(KEYS)}")
+    for key in values:
+        if key not in KEYS:
+            raise CannotRun(unknown_name(f"{path}: unknown key", str(key), KEYS))
     for key in ("limit", "attacks"):
-        if key in told and not _counts(told[key]):
-            raise CannotRun(f"{path}: {key} is a whole number above 0, not {told[key]!r}")
-    scorers = [_spec(path, entry) for entry in _list(path, told, "scorers")]
-    return Wanted(
-        benchmarks=tuple(_expanded(path, entry) for entry in _list(path, told, "benchmarks")),
+        if key in values and not _is_count(values[key]):
+            raise CannotRun(f"{path}: {key} is a whole number above 0, not {values[key]!r}")
+    scorers = [_spec(path, entry) for entry in _list(path, values, "scorers")]
+    return CompareConfig(
+        benchmarks=tuple(_expanded(path, entry) for entry in _list(path, values, "benchmarks")),
         scorers=tuple(spec for spec, _ in scorers),
-        judgments=tuple(_expanded(path, entry) for entry in _list(path, told, "judgments")),
-        limit=told.get("limit"),
-        attacks=told.get("attacks"),
+        judgments=tuple(_expanded(path, entry) for entry in _list(path, values, "judgments")),
+        limit=values.get("limit"),
+        attacks=values.get("attacks"),
         rows={spec: rows for spec, rows in scorers if rows is not None},
     )
 
 
-def _list(path: Path, told: dict[str, Any], key: str) -> list[Any]:
-    value = told.get(key, [])
+def _list(path: Path, values: dict[str, Any], key: str) -> list[Any]:
+    value = values.get(key, [])
     if not isinstance(value, list):
         raise CannotRun(f"{path}: {key} is a list, not {value!r}")
     return value
 
 
 def _expanded(path: Path, entry: Any) -> str:
-    """A name or a path with its $VARIABLES put in."""
+    """A name or path with its $VARIABLES replaced."""
     if not isinstance(entry, str):
-        raise CannotRun(f"{path}: {entry!r} is not a text")
-    whole = os.path.expandvars(entry)
-    if unset := re.search(r"\$\{?(\w+)", whole):
+        raise CannotRun(f"{path}: {entry!r} is not a string")
+    expanded = os.path.expandvars(entry)
+    if unset := re.search(r"\$\{?(\w+)", expanded):
         raise CannotRun(f"{path}: {entry!r} needs the environment variable {unset[1]}, which is not set")
-    return whole
+    return expanded
 
 
 def _spec(path: Path, entry: Any) -> tuple[str, int | None]:
-    """A SPEC, and of how many rows of each benchmark (`rows`), where not all."""
+    """A SPEC, and the number of rows of each benchmark (`rows`); None stands for all."""
     if isinstance(entry, str):
         return _expanded(path, entry), None
     if not isinstance(entry, dict) or "name" not in entry:
-        raise CannotRun(f"{path}: a scorer is a SPEC or has a name, not {entry!r}")
+        raise CannotRun(f"{path}: a scorer is a SPEC, or a mapping that has a name, not {entry!r}")
     rows = entry.get("rows")
-    if rows is not None and not _counts(rows):
+    if rows is not None and not _is_count(rows):
         raise CannotRun(f"{path}: rows is a whole number above 0, not {rows!r}")
-    rest = {key: value for key, value in entry.items() if key not in ("name", "rows")}
-    if listed := [key for key, value in rest.items() if isinstance(value, list | dict)]:
-        raise CannotRun(f"{path}: scorer {entry['name']}: {listed[0]} is a text or a number, not a list or a mapping")
-    settings = [f"{key}={json.dumps(v) if isinstance(v, str) and ',' in v else v}" for key, v in rest.items()]
-    return _expanded(path, ",".join([str(entry["name"]), *settings])), rows
+    settings = {key: value for key, value in entry.items() if key not in ("name", "rows")}
+    if nested := [key for key, value in settings.items() if isinstance(value, list | dict)]:
+        raise CannotRun(f"{path}: scorer {entry['name']}: {nested[0]} is a string or a number, not a list or a mapping")
+    texts = [f"{key}={json.dumps(v) if isinstance(v, str) and ',' in v else v}" for key, v in settings.items()]
+    return _expanded(path, ",".join([str(entry["name"]), *texts])), rows
 
 
-def _counts(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

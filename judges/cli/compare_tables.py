@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from judges.cli.terminal import escape_text, format_share, plain_table
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.gate import Change
-from judges.evaluation.references import Published
-from judges.evaluation.report.markdown import visible
-from judges.evaluation.results import Measurement, Number, Result
+from judges.evaluation.references import PublishedScore
+from judges.evaluation.results import BenchmarkInfo, MetricValue, Result
+
+LEGEND = """In brackets: 95 % confidence interval. failed: rows without a verdict. worst case: these counted as wrong.
+longer wins: share of pairs in which the longer response was preferred. forced: verdicts that the judge was made to
+give because its text had none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a scorer would cost on a benchmark: computed and generated tokens, hours, and failures among the few."""
+class CostEstimate:
+    """The cost of a scorer on a benchmark: prompt tokens to compute, tokens to generate, hours.
+
+    `failed` counts failures among the few Items that were judged to estimate it.
+    """
 
     label: str
     items: int
@@ -28,115 +33,105 @@ class Estimate:
     failed: int
 
 
-def results(measured: Measurement, found: Sequence[Result], published: Sequence[Published]) -> Table:
-    shown = Table(title=text(f"{measured.title}: {measured.items} rows"), title_justify="left", box=None)
-    headline = f"{measured.headline.removeprefix('official ')} (95 %)"
-    for column in ("scorer", headline, "ties", "failed", "worst case", "longer wins", "forced", "tokens", "seconds"):
-        shown.add_column(text(column), justify="left" if column == "scorer" else "right", overflow="fold")
-    for r in found:
-        accuracy = r.number("accuracy") or r.main
-        longer = r.number("length: longer preferred")
-        part = f" ({r.main.rows + r.main.left_out} rows)" if r.digest != measured.digest else ""
-        other = f" {r.headline[0]}" if " ".join(filter(None, r.headline)) != measured.headline else ""
-        shown.add_row(
-            text(f"{r.label}{part}{' (made elsewhere)' if r.published else ''}"),
-            text(number(r.main) + other),
+def result_table(info: BenchmarkInfo, results: Sequence[Result], published: Sequence[PublishedScore]) -> Table:
+    headline = info.headline.removeprefix("official ")
+    table = plain_table(title=escape_text(f"{info.title}: {info.items} rows"))
+    columns = (f"{headline} (95 %)", "ties", "failed", "worst case", "longer wins", "forced", "tokens", "seconds")
+    table.add_column("scorer", overflow="fold")
+    for column in columns:
+        table.add_column(escape_text(column), justify="right", overflow="fold")
+    for result in results:
+        accuracy = result.number("accuracy") or result.main
+        longer = result.number("length: longer preferred")
+        part = f" ({result.main.rows + result.main.left_out} rows)" if result.digest != info.digest else ""
+        other_headline = f" {result.headline[0]}" if " ".join(filter(None, result.headline)) != info.headline else ""
+        table.add_row(
+            escape_text(f"{result.label}{part}{' (recorded)' if result.published else ''}"),
+            escape_text(format_number(result.main) + other_headline),
             str(accuracy.ties),
-            _failed(accuracy),
-            _percent(r.main.worst),
-            _percent(longer.value if longer else None),
-            str(r.reads.get("forced", 0)),
-            f"{r.usage.prompt_tokens + r.usage.generated_tokens:,}",
-            f"{r.seconds:.1f}",
+            _failed_share(accuracy),
+            format_share(result.main.worst, None, None),
+            format_share(longer.value if longer else None, None, None),
+            str(result.reads.get("forced", 0)),
+            f"{result.usage.prompt_tokens + result.usage.generated_tokens:,}",
+            f"{result.seconds:.1f}",
         )
     for row in published:
-        if row.section == measured.headline.removeprefix("official "):
-            shown.add_row(text(f"{row.model} (published {row.date})"), f"{row.score:.1f}", *["-"] * 7)
-    return shown
+        if row.section == headline:
+            name = escape_text(f"{row.model} (published {row.date})")
+            table.add_row(name, f"{row.score:.1f}", *["-"] * (len(columns) - 1))
+    return table
 
 
-def subsets(measured: Measurement, found: Sequence[Result]) -> Table:
-    shown = Table(title="by subset", title_justify="left", box=None)
-    shown.add_column("subset")
-    for r in found:
-        shown.add_column(text(r.label), justify="right")
+def subset_table(results: Sequence[Result]) -> Table:
+    table = plain_table("subset", *(escape_text(result.label) for result in results), title="by subset")
     metrics = ("official", "by the official rules", "accuracy", "kendall tau-b, per prompt")
-    keys = [(n.metric, n.section) for metric in metrics for n in found[0].numbers if n.metric == metric and n.section]
-    for metric, section in keys:
-        row = [r.number(metric, section) for r in found]
-        name = section if metric == "accuracy" else f"{metric}: {section}"
-        shown.add_row(text(name), *(text("-" if n is None else number(n)) for n in row))
-    return shown
+    numbers = results[0].numbers
+    for metric in metrics:
+        for section in (number.section for number in numbers if number.metric == metric and number.section):
+            name = section if metric == "accuracy" else f"{metric}: {section}"
+            table.add_row(escape_text(name), *_cells(results, metric, section))
+    return table
 
 
-def estimates(benchmark: Benchmark, found: Sequence[Estimate]) -> Table:
-    shown = Table(
-        title=text(f"{benchmark.shown_name}: estimated from a few rows that were judged now.")
-        + "\nA full engine is faster than these few: take the hours as a bound from above.",
-        title_justify="left",
-        box=None,
+def cost_table(benchmark: Benchmark, estimates: Sequence[CostEstimate]) -> Table:
+    table = plain_table(
+        *("scorer", "rows", "prompt tokens computed", "tokens generated", "hours", "failed in the sample"),
+        title=escape_text(f"{benchmark.shown_name}: estimated from a sample of rows that were judged now.")
+        + "\nThe hours are an upper bound: an engine is faster with a full batch than with a few rows.",
+        no_wrap=True,
     )
-    for column in ("scorer", "rows", "prompt tokens computed", "tokens generated", "hours", "failed of the few"):
-        shown.add_column(column, justify="left" if column == "scorer" else "right", no_wrap=True)
-    for e in found:
-        shown.add_row(
-            text(e.label), f"{e.items:,}", f"{e.computed:,}", f"{e.generated:,}", f"{e.hours:.2g}", str(e.failed)
+    for estimate in estimates:
+        table.add_row(
+            escape_text(estimate.label),
+            f"{estimate.items:,}",
+            f"{estimate.computed:,}",
+            f"{estimate.generated:,}",
+            f"{estimate.hours:.2g}",
+            str(estimate.failed),
         )
-    return shown
+    return table
 
 
-def changes(found: Sequence[Change], against: str) -> Table:
-    """Each scorer now against the same in an earlier run; why, where it cannot be compared."""
-    shown = Table(title=text(f"against {against}"), title_justify="left", box=None, show_header=False)
-    for name in ("scorer", "change", "failures"):
-        shown.add_column(name)
-    for one in found:
-        points = f"not compared: {one.why}"
-        if one.contrast is not None:
-            edges = f"[{100 * one.contrast.low:+.1f}, {100 * one.contrast.high:+.1f}]"
-            points = f"{100 * one.contrast.difference:+.1f} {edges} points"
-        lost = [f"{n.left_out} rows failed {when}" for n, when in ((one.before, "before"), (one.after, "now")) if n]
-        shown.add_row(text(f"{one.label} on {one.benchmark}"), text(points), text(", ".join(lost)))
-    return shown
+def change_table(changes: Sequence[Change], against: str) -> Table:
+    """The change of each scorer since an earlier run, or the reason why the runs cannot be compared."""
+    table = plain_table("scorer", "change", "failures", left=3, title=escape_text(f"against {against}"))
+    table.show_header = False
+    for change in changes:
+        points = f"not compared: {change.why}"
+        if change.contrast is not None:
+            interval = f"[{100 * change.contrast.low:+.1f}, {100 * change.contrast.high:+.1f}]"
+            points = f"{100 * change.contrast.difference:+.1f} {interval} points"
+        both = ((change.before, "before"), (change.after, "now"))
+        failed = [f"{number.left_out} rows failed {when}" for number, when in both if number]
+        name = escape_text(f"{change.label} on {change.benchmark}")
+        table.add_row(name, escape_text(points), escape_text(", ".join(failed)))
+    return table
 
 
-def attacks(measured: Measurement, found: Sequence[Result]) -> Table | None:
-    """How often a losing response wins under each attack; None where no pair could be attacked."""
-    names = {n.section: None for r in found for n in r.numbers if n.metric == "attack: wins"}
-    if not names:
+def attack_table(info: BenchmarkInfo, results: Sequence[Result]) -> Table | None:
+    """How often a losing response wins after each attack; None where no pair could be attacked."""
+    metric = "attack: wins"
+    attacks = {n.section: None for result in results for n in result.numbers if n.metric == metric}
+    if not attacks:
         return None
-    shown = Table(title=text(f"{measured.title}: wins of the losing response"), title_justify="left", box=None)
-    shown.add_column("attack")
-    for r in found:
-        shown.add_column(text(r.label), justify="right")
-    for name in names:
-        cells = [r.number("attack: wins", name) for r in found]
-        shown.add_row(text(name), *(text("-" if n is None else number(n)) for n in cells))
-    return shown
+    title = escape_text(f"{info.title}: % of attacked pairs in which the losing response wins")
+    table = plain_table("attack", *(escape_text(result.label) for result in results), title=title)
+    for attack in attacks:
+        table.add_row(escape_text(attack), *_cells(results, metric, attack))
+    return table
 
 
-def say(console: Console, sentence: str) -> None:
-    console.print(text(sentence), soft_wrap=True, highlight=False)
+def _cells(results: Sequence[Result], metric: str, section: str) -> list[str]:
+    numbers = [result.number(metric, section) for result in results]
+    return [escape_text("-" if number is None else format_number(number)) for number in numbers]
 
 
-def text(shown: str) -> str:
-    """A name or sentence as text: no markup, no control characters of a terminal."""
-    return escape(visible(shown))
+def format_number(number: MetricValue) -> str:
+    """A value and its interval in hundredths, for shares and correlations alike."""
+    return format_share(number.value, number.low, number.high, missing=number.note or "none judged")
 
 
-def number(n: Number) -> str:
-    """A value and its interval, shares and correlations alike in hundredths."""
-    if n.value is None:
-        return n.note or "none judged"
-    if n.low is None or n.high is None:
-        return f"{100 * n.value:.1f}"
-    return f"{100 * n.value:.1f} [{100 * n.low:.1f}, {100 * n.high:.1f}]"
-
-
-def _failed(n: Number) -> str:
-    """The share of rows that a failure left out."""
-    return f"{n.left_out / (n.rows + n.left_out):.0%}" if n.rows + n.left_out else "-"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+def _failed_share(number: MetricValue) -> str:
+    total = number.rows + number.left_out
+    return f"{number.left_out / total:.0%}" if total else "-"

@@ -1,111 +1,105 @@
-"""`assay iterate`."""
+"""`assay iterate`: self-rewarding rounds."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from rich.console import Console
-from rich.table import Table
-
-from judges.batch.run import Summary
+from judges.batch.run import ScoreSummary
 from judges.cli.progress import RowProgress
-from judges.cli.score import is_judge, is_place
+from judges.cli.scorer_options import engine_settings, is_llm_judge
+from judges.cli.terminal import plain_table, stdout_console
 from judges.errors import CannotRun
-from judges.preferences.rounds import Round, Told, iterate
-from judges.preferences.rounds_config import Judge, Plan
-from judges.preferences.rounds_report import REPORT, best, rows_of, write_report
+from judges.preferences.iterate import IterateObserver, RoundResult, iterate
+from judges.preferences.iterate_config import IterateConfig, JudgeConfig
+from judges.preferences.iterate_report import REPORT, best_model, table_rows, write_report
 from judges.scorer import parse_spec
+from judges.types import Usage
 
 
-def run(plan: Plan, folder: Path, quiet: bool) -> None:
-    with _Shown(plan, folder, quiet) as told:
-        rounds = iterate(plan, folder, told)
+def run(config: IterateConfig, folder: Path, quiet: bool) -> None:
+    with _TerminalObserver(config, folder, quiet) as observer:
+        rounds = iterate(config, folder, observer)
     if not quiet:
-        tell(plan, rounds, folder / REPORT)
+        print_rounds(config, rounds, folder / REPORT)
 
 
-def judge_of(spec: str, policy: dict[str, Any]) -> Judge:
-    """A judge that writes and names no model follows the policy, and runs where it runs."""
+def parse_judge(spec: str, policy: dict[str, Any]) -> JudgeConfig:
+    """The judge of a SPEC. An LLM judge that names no model is the policy of each round, with its engine settings."""
     name, settings = parse_spec(spec)
-    if is_judge(name) and "model" not in settings:
-        return Judge(name, {key: value for key, value in policy.items() if is_place(key)} | settings, follows=True)
-    return Judge(name, settings)
+    if is_llm_judge(name) and "model" not in settings:
+        return JudgeConfig(name, engine_settings(policy) | settings, follows=True)
+    return JudgeConfig(name, settings)
 
 
-def other_of(spec: str, model: str, policy: dict[str, Any]) -> Judge:
-    """A scorer that only measures: one that writes and names no model is the first policy, throughout."""
-    found = judge_of(spec, policy)
-    return Judge(found.name, {**found.settings, "model": model}) if found.follows else found
+def parse_other_scorer(spec: str, model: str, policy: dict[str, Any]) -> JudgeConfig:
+    """A scorer for evaluation only. An LLM judge that names no model is the first policy in all rounds."""
+    judge = parse_judge(spec, policy)
+    return JudgeConfig(judge.name, {**judge.settings, "model": model}) if judge.follows else judge
 
 
-def policy_of(spec: str) -> tuple[str, dict[str, Any]]:
+def parse_policy(spec: str) -> tuple[str, dict[str, Any]]:
     """A policy's model and its other settings."""
     model, settings = parse_spec(spec)
     if settings.get("engine") == "openai" or "base_url" in settings:
-        raise CannotRun("assay iterate trains the policy, so it runs here: engine=vllm or transformers, no server")
+        raise CannotRun("assay iterate trains the policy on this machine: use engine=vllm or transformers, no server")
     return model, settings
 
 
-def tell(plan: Plan, rounds: list[Round], report: Path) -> None:
-    shown = Table(box=None)
-    shown.add_column("")
-    for one in rounds:
-        shown.add_column(f"M_{one.number}", justify="right")
-    for row in rows_of(rounds):
-        shown.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
-    if plan.stop and rounds[-1].stopped:
-        print(f"stopped after round {rounds[-1].number}: {rounds[-1].stopped}; the best model is {best(plan, rounds)}")
-    print(f"{report}, rounds.json; each round's data and model in {report.parent}/round-T")
+def print_rounds(config: IterateConfig, rounds: list[RoundResult], report: Path) -> None:
+    table = plain_table("", *(f"M_{round.number}" for round in rounds))
+    for row in table_rows(rounds):
+        table.add_row(*row)
+    stdout_console(160).print(table)
+    last = rounds[-1]
+    if config.stop and last.stopped:
+        print(f"stopped after round {last.number}: {last.stopped}; the best model is {best_model(config, rounds)}")
+    print(f"{report}, rounds.json; each round's data and model are in {report.parent}/round-T")
 
 
-class _Shown(Told):
-    """Phases as lines, rows and training steps as progress."""
+class _TerminalObserver(IterateObserver):
+    """Prints phases as lines, and rows and training steps as progress."""
 
-    def __init__(self, plan: Plan, folder: Path, quiet: bool) -> None:
-        self._plan, self._folder, self._quiet = plan, folder, quiet
-        self._rounds: list[Round] = []
+    def __init__(self, config: IterateConfig, folder: Path, quiet: bool) -> None:
+        self._config, self._folder, self._quiet = config, folder, quiet
+        self._rounds: list[RoundResult] = []
         self._name = ""
         self._progress: RowProgress | None = None
 
-    def note(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         if not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def done(self, round: Round) -> None:
+    def on_round_end(self, round: RoundResult) -> None:
         self._rounds.append(round)
-        write_report(self._plan, self._rounds, self._folder)
+        write_report(self._config, self._rounds, self._folder)
 
-    def phase(self, round: int, name: str) -> None:
-        self._end()
+    def on_phase(self, round: int, name: str) -> None:
+        self._close_progress()
         self._name = f"round {round}, {name}"
         if not self._quiet:
             print(self._name, file=sys.stderr, flush=True)
 
-    def rows(self, summary: Summary) -> None:
-        now = summary.failed - summary.failed_before
-        self._shown(None).at(summary.written, now, summary.usage, summary.share, summary.resumed)
+    def on_rows(self, summary: ScoreSummary) -> None:
+        self._open_progress(None).update(summary)
 
-    def step(self, step: int, of: int) -> None:
-        from judges.types import Usage
+    def on_step(self, step: int, total: int) -> None:
+        self._open_progress(total).set(step, 0, Usage())
 
-        self._shown(of).at(step, 0, Usage(), None)
-
-    def _shown(self, total: int | None) -> RowProgress:
+    def _open_progress(self, total: int | None) -> RowProgress:
         if self._progress is None:
             self._progress = RowProgress(self._name, total, self._quiet, "rows" if total is None else "steps")
             self._progress.__enter__()
         return self._progress
 
-    def _end(self) -> None:
+    def _close_progress(self) -> None:
         if self._progress is not None:
             self._progress.__exit__()
             self._progress = None
 
-    def __enter__(self) -> _Shown:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._close_progress()

@@ -1,17 +1,16 @@
-"""`assay prompts`."""
+"""`assay prompts`: the prompt templates."""
 
 from rich.console import Console
-from rich.table import Table
 
+from judges.cli.terminal import plain_table
 from judges.errors import CannotRun
 from judges.template import load_template, template_names
 from judges.types import Item
 
 
-def show_all() -> None:
-    table = Table(box=None)
-    for column in ("name", "kind", "verdict", "read", "version", "digest", "what it is"):
-        table.add_column(column)
+def print_list() -> None:
+    columns = ("name", "kind", "verdict", "read", "version", "digest", "description")
+    table = plain_table(*columns, left=len(columns))
     for name in template_names():
         t = load_template(name)
         verdict = str(t.scale) if t.scaled else ", ".join(t.labels) or "a response's number"
@@ -19,14 +18,14 @@ def show_all() -> None:
     Console().print(table)
 
 
-def show(name: str) -> None:
+def print_template(name: str) -> None:
     print(load_template(name).path.read_text(encoding="utf-8"), end="")
 
 
-def render(name: str, prompt: str, responses: list[str]) -> None:
+def print_messages(name: str, prompt: str, responses: list[str]) -> None:
     template = load_template(name)
     if not template.scaled and len(responses) < 2:
-        raise CannotRun(f"template {name!r} compares: give --response twice or more")
-    shown = tuple(range(len(responses))) if template.kind == "listwise" else (0, 1)[: 1 if template.scaled else 2]
-    for message in template.render(Item(id="1", prompt=prompt, responses=responses), shown):
+        raise CannotRun(f"template {name!r} compares responses: give --response twice or more")
+    count = len(responses) if template.kind == "listwise" else 1 if template.scaled else 2
+    for message in template.render(Item(id="1", prompt=prompt, responses=responses), tuple(range(count))):
         print(f"[{message['role']}]\n{message['content']}")

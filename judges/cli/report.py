@@ -1,14 +1,13 @@
-"""`assay report`."""
+"""`assay report`: the report of a run, or of the changes between two runs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from judges.cli.terminal import escape_text, plain_table, print_text, stdout_console
 from judges.errors import CannotRun
 from judges.evaluation.report import compare_runs, write_changes, write_csv, write_markdown, write_plots, write_report
 from judges.evaluation.report.caveats import caveats
@@ -21,14 +20,14 @@ from judges.evaluation.results import read_run
 def run(folder: Path, later: Path | None, output: Path | None, quiet: bool) -> None:
     try:
         if later is None:
-            _one(folder, output or folder, quiet)
+            _report_run(folder, output or folder, quiet)
         else:
-            _two(folder, later, output or later, quiet)
+            _report_changes(folder, later, output or later, quiet)
     except OSError as error:
         raise CannotRun(f"{error.filename or output or folder}: {error.strerror}") from error
 
 
-def _one(folder: Path, output: Path, quiet: bool) -> None:
+def _report_run(folder: Path, output: Path, quiet: bool) -> None:
     found = read_run(folder)
     output.mkdir(parents=True, exist_ok=True)
     page = write_report(folder, output=output)
@@ -36,40 +35,38 @@ def _one(folder: Path, output: Path, quiet: bool) -> None:
     write_whole(output / "numbers.csv", write_csv(found))
     try:
         plots = f"{len(write_plots(found, output / 'plots'))} plots in {output / 'plots'}"
-    except CannotRun as error:  # the report stands without them
+    except CannotRun as error:  # the report needs no plots
         plots = f"no plots ({error})"
         print(f"assay: {error}", file=sys.stderr)
-    for doubt in caveats(folder, found):  # told in quiet too: an error of what the page says
-        print(visible(f"assay: {doubt}"), file=sys.stderr)
+    for caveat in caveats(folder, found):  # printed with --quiet too: they limit what the report says
+        print(visible(f"assay: {caveat}"), file=sys.stderr)
     if not quiet:
-        print(f"{page} opens in a browser; report.md and numbers.csv are beside it; {plots}.")
+        print(f"The report is {page}, to open in a browser; report.md and numbers.csv are beside it; {plots}.")
 
 
-def _two(before: Path, after: Path, output: Path, quiet: bool) -> None:
+def _report_changes(before: Path, after: Path, output: Path, quiet: bool) -> None:
     changes = compare_runs(before, after)
     written = write_changes(changes, output)
     if quiet:
         return
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = stdout_console()
     for name, differences in (("versions", changes.versions), ("settings", changes.settings)):
-        for d in differences:
-            console.print(f"{name}: {_shown(d.name)}: {_shown(d.before)} → {_shown(d.after)}", soft_wrap=True)
-    console.print(table(changes))
-    for r in changes.results:
-        if r.why_not:
-            console.print(_shown(f"{r.label} on {r.benchmark}: {r.why_not}."), soft_wrap=True)
-    console.print(f"The flipped rows are in {escape(' and '.join(map(str, written)))}.", soft_wrap=True)
+        for difference in differences:
+            before_after = f"{_or_dash(difference.before)} → {_or_dash(difference.after)}"
+            print_text(console, f"{name}: {difference.name}: {before_after}")
+    console.print(changes_table(changes))
+    for result in changes.results:
+        if result.why_not:
+            print_text(console, f"{result.label} on {result.benchmark}: {result.why_not}.")
+    print_text(console, f"The rows whose outcome changed are in {' and '.join(map(str, written))}.")
 
 
-def table(changes: Changes) -> Table:
-    shown = Table(box=None)
-    for place, name in enumerate(HEAD):
-        shown.add_column(name, justify="left" if place < 2 else "right")
+def changes_table(changes: Changes) -> Table:
+    table = plain_table(*HEAD, left=2)
     for row in number_rows(changes):
-        shown.add_row(*map(_shown, row))
-    return shown
+        table.add_row(*(escape_text(_or_dash(cell)) for cell in row))
+    return table
 
 
-def _shown(text: str | None) -> str:
-    """A name of the run as text: no markup, no control characters of a terminal."""
-    return "–" if text is None else escape(visible(text))
+def _or_dash(text: str | None) -> str:
+    return "–" if text is None else text

@@ -1,69 +1,71 @@
-"""`assay score --dry-run`: the first prompts as they would be sent, and what the whole would cost."""
+"""`assay score --dry-run`: the first prompts as they would be sent, and an estimate of tokens and time."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 
-from judges.cli.progress import RowProgress, duration
-from judges.cli.score import Wanted, scorer_settings, writer_of
-from judges.data.readers import Records
+from judges.cli.progress import RowProgress, format_duration
+from judges.cli.scorer_options import ScoreConfig
+from judges.data.readers import RecordReader
 from judges.data.rows import Row, read_rows
-from judges.data.shards import Shard, is_stream, shards_of
+from judges.data.shards import Shard, is_stream, list_shards
 from judges.engines.policy import Policy
 from judges.errors import CannotRun
 from judges.evaluation.report.markdown import visible
 from judges.scorer import Scorer, load_scorer
 from judges.scorers.llm_judge import LLMJudge
-from judges.types import Item, Scorecard
+from judges.types import Item
 
-SHOWN = 2  # prompts
-MEASURED = 8  # rows
+PRINTED_PROMPTS = 2
+PROBE_ROWS = 8  # rows that are judged to measure tokens and time
 
 
-def run(wanted: Wanted, quiet: bool) -> None:
-    if any(is_stream(shard.path) for shard in shards_of(wanted.source)):
+def run(config: ScoreConfig, quiet: bool) -> None:
+    if any(is_stream(shard.path) for shard in list_shards(config.source)):
         raise CannotRun("--dry-run reads its input twice, which cannot be done with this one; give a file")
-    name, chosen = scorer_settings(wanted)
+    name, settings = config.scorer_settings()
     with ExitStack() as stack:
-        scorer = stack.enter_context(load_scorer(name, **chosen))
-        policy = writer_of(wanted, scorer, chosen)
+        scorer = stack.enter_context(load_scorer(name, **settings))
+        policy = config.load_policy(scorer, settings)
         if policy is not None:
             stack.enter_context(policy)
-        shards = shards_of(wanted.source)
-        counts = [sum(1 for _ in Records(shard.path)) for shard in shards]
-        total = min(sum(counts), *(n for n in (wanted.options.limit, wanted.options.sample) if n is not None), 1 << 62)
-        rows = list(_spread(wanted, shards, counts, total))
+        shards = list_shards(config.source)
+        counts = [sum(1 for _ in RecordReader(shard.path)) for shard in shards]
+        caps = [count for count in (config.options.limit, config.options.sample) if count is not None]
+        total = min(sum(counts), *caps) if caps else sum(counts)
+        rows = list(_probe_rows(config, shards, counts, total))
         bad = [row for row in rows if not isinstance(row.item, Item) and (policy is None or row.prompt is None)]
-        for row in bad[:SHOWN]:
+        for row in bad[:PRINTED_PROMPTS]:
             print(f"row {row.number}: {visible(str(row.item))}")
         items = [row.item for row in rows if isinstance(row.item, Item)]
         if policy is not None:
-            items += _written(policy, rows)
+            items += _sample_candidates(policy, rows)
         if not items:
-            raise CannotRun(f"{wanted.source}: none of the {len(rows)} rows that were looked at can be judged")
-        _show(scorer, items)
-        _measure(wanted, scorer, items, total, quiet)
+            raise CannotRun(f"{config.source}: none of the {len(rows)} rows that were looked at can be judged")
+        _print_prompts(scorer, items)
+        _print_estimate(scorer, items, total, quiet)
 
 
-def _spread(wanted: Wanted, shards: tuple[Shard, ...], counts: list[int], total: int) -> Iterator[Row]:
-    """The first rows and some spread over the input, MEASURED of them at most."""
-    several = sum(counts) > total and wanted.options.sample is None  # a limit: rows beyond it are not asked for
-    reach = total if several else sum(counts)
-    places = sorted({*range(min(SHOWN, reach)), *(reach * n // MEASURED for n in range(1, MEASURED))})[:MEASURED]
-    begin = 0
+def _probe_rows(config: ScoreConfig, shards: Sequence[Shard], counts: Sequence[int], total: int) -> Iterator[Row]:
+    """The first rows and some spread over the input, PROBE_ROWS at most."""
+    end = sum(counts) if config.options.sample is not None else total  # a sample is drawn from all rows
+    spread = (end * n // PROBE_ROWS for n in range(1, PROBE_ROWS))
+    indices = sorted({*range(min(PRINTED_PROMPTS, end)), *spread})[:PROBE_ROWS]
+    offset = 0
     for shard, count in zip(shards, counts, strict=True):
-        here = {place - begin + 1 for place in places if begin <= place < begin + count}
-        if here:
-            skip = _Others(here)
-            yield from islice(read_rows(shard.path, wanted.options.mapping, skip, max(here), shard.prefix), len(here))
-        begin += count
+        numbers = {index - offset + 1 for index in indices if offset <= index < offset + count}
+        if numbers:
+            skip, stop = _Complement(numbers), max(numbers)
+            rows = read_rows(shard.path, config.options.mapping, skip, stop, shard.prefix)
+            yield from islice(rows, len(numbers))
+        offset += count
 
 
-class _Others:
+class _Complement:
     """Every row number but these."""
 
     def __init__(self, numbers: set[int]) -> None:
@@ -73,41 +75,40 @@ class _Others:
         return number not in self._numbers
 
 
-def _written(policy: Policy, rows: list[Row]) -> list[Item]:
+def _sample_candidates(policy: Policy, rows: Sequence[Row]) -> list[Item]:
     prompts = [row.prompt for row in rows if row.prompt is not None]
-    drawn = policy.stream(iter(prompts))
-    return [one.item for one in drawn if not isinstance(one, Item) and isinstance(one.item, Item)]
+    outputs = [output for output in policy.stream(iter(prompts)) if not isinstance(output, Item)]
+    return [output.item for output in outputs if isinstance(output.item, Item)]
 
 
-def _show(scorer: Scorer, items: list[Item]) -> None:
-    for item in items[:SHOWN]:
+def _print_prompts(scorer: Scorer, items: Sequence[Item]) -> None:
+    for item in items[:PRINTED_PROMPTS]:
         print(f"=== item {visible(item.id)}, {len(item.responses)} responses")
         if not isinstance(scorer, LLMJudge):
             print(f"{scorer.name} reads the prompt and the response as they are")
             continue
-        several = range(min(2, len(item.responses))) if scorer.template.kind == "pairwise" else range(1)
-        for message in scorer.template.render(item, tuple(several)):
+        responses = range(min(2, len(item.responses))) if scorer.template.kind == "pairwise" else range(1)
+        for message in scorer.template.render(item, tuple(responses)):
             print(f"--- {message['role']}:\n{visible(message['content'])}")
 
 
-def _measure(wanted: Wanted, scorer: Scorer, items: list[Item], total: int, quiet: bool) -> None:
+def _print_estimate(scorer: Scorer, items: Sequence[Item], total: int, quiet: bool) -> None:
+    """Judge the items and print what `total` rows would cost at the same rate."""
     if isinstance(scorer, LLMJudge):
-        _ = scorer.engine  # starting it is told apart
+        _ = scorer.engine  # the time to start it is not part of the rate
     with RowProgress(f"{scorer.name}, to measure", len(items), quiet) as progress:
         started = time.perf_counter()
-        cards: list[Scorecard] = []
-        for card in scorer.stream(iter(items)):
-            progress.row(card.usage)
-            cards.append(card)
+        cards = list(progress.count(scorer.stream(iter(items))))
         seconds = time.perf_counter() - started
-    each = total / len(items)
+    scale = total / len(items)
     prompt = sum(card.usage.prompt_tokens for card in cards)
     cached = sum(card.usage.cached_tokens for card in cards)
     generated = sum(card.usage.generated_tokens for card in cards)
     failed = sum(any(j.failure for j in card.judgments) for card in cards)
-    print(f"=== {total:,} rows, told from {len(items)} that were judged ({failed} failed)")
+    print(f"=== {total:,} rows, estimated from {len(items)} that were judged ({failed} failed)")
     if prompt:
-        print(f"tokens of prompts   about {prompt * each:,.0f}, of which {cached / prompt:.0%} were cached")
-        print(f"tokens generated    about {generated * each:,.0f}")
-    print(f"time                at most about {duration(seconds * each)}, starting apart; a full window is faster")
+        print(f"prompt tokens       about {prompt * scale:,.0f}, of which {cached / prompt:.0%} cached")
+        print(f"generated tokens    about {generated * scale:,.0f}")
+    duration = format_duration(seconds * scale)
+    print(f"time                at most about {duration}, without the start; a full batch is faster")
     print("nothing was written", file=sys.stderr)

@@ -1,28 +1,28 @@
-"""`assay score --ray`: the same by the workers of a cluster."""
+"""`assay score --ray`: the rows of a source, scored by the workers of a Ray cluster."""
 
 from __future__ import annotations
 
-from judges.batch.distributed import Cluster, Work, score_cluster
-from judges.batch.run import STANDARD_OUTPUT, Summary
-from judges.cli.progress import RowProgress
-from judges.cli.score import Wanted, policy_settings, scorer_settings, tell
+import typer
+
+from judges.batch.ray_workers import Cluster, WorkerConfig, score_cluster
+from judges.batch.run import STANDARD_OUTPUT
+from judges.cli.progress import RowProgress, print_summary
+from judges.cli.scorer_options import ScoreConfig, policy_settings
 from judges.errors import CannotRun
 from judges.scorer import load_scorer
 
 
-def run(wanted: Wanted, cluster: Cluster, quiet: bool) -> None:
-    if wanted.output is None or wanted.output == STANDARD_OUTPUT:
+def run(config: ScoreConfig, cluster: Cluster, quiet: bool) -> None:
+    if config.output is None or config.output == STANDARD_OUTPUT:
         raise CannotRun("--ray writes to a file or a folder that all workers see, not to standard output")
-    name, chosen = scorer_settings(wanted)
+    name, settings = config.scorer_settings()
     policy = None
-    if wanted.candidates is not None:
-        with load_scorer(name, **chosen) as scorer:
-            policy = policy_settings(wanted.policy, scorer, chosen) | {"candidates": wanted.candidates}
-    work = Work(name, chosen, wanted.options, policy)
+    if config.candidates is not None:
+        with load_scorer(name, **settings) as scorer:
+            policy = policy_settings(config.policy, scorer, settings) | {"candidates": config.candidates}
+    work = WorkerConfig(name, settings, config.options, policy)
     with RowProgress(f"{name} on {cluster.workers} workers", None, quiet) as progress:
-
-        def told(summary: Summary) -> None:
-            progress.at(summary.written, summary.failed - summary.failed_before, summary.usage, summary.share)
-
-        summary = score_cluster(wanted.source, work, wanted.output, cluster, told)
-    tell(wanted, summary, quiet)
+        summary = score_cluster(config.source, work, config.output, cluster, progress.update)
+    print_summary(summary, config.output, quiet)
+    if summary.failed:
+        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`assay serve`."""
+"""`assay serve`: a scorer over HTTP."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 
 import typer
 
-from judges.cli.score import read_pairs
+from judges.cli.scorer_options import parse_settings, with_model_options
 from judges.errors import CannotRun
 from judges.evaluation.report.markdown import visible
-from judges.scorer import load_scorer, parse_spec, read_value
+from judges.scorer import load_scorer, parse_spec
 
 _EXTRA = ("fastapi", "starlette", "pydantic", "uvicorn", "h11", "prometheus_client")
 
@@ -30,34 +30,31 @@ def run(
 ) -> None:
     try:
         from judges.serving.app import Limits
-        from judges.serving.server import Place, serve
+        from judges.serving.server import ServerConfig, serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         raise CannotRun(f"{error.name} is not installed: pip install 'assay[serve]'") from error
     if not math.isfinite(drain_seconds):
         raise CannotRun(f"--drain-seconds is a number of seconds, not {drain_seconds}")
-    place = Place(host, port, token)
-    name, chosen = parse_spec(spec)
-    chosen |= {key: read_value(value, "--set") for key, value in read_pairs("--set", settings).items()}
-    if model:
-        chosen["model"] = model
-    with load_scorer(name, **chosen) as scorer:
-        served = serve(scorer, place, Limits(rows=max_batch), queue, drain_seconds, _say, quiet)
-        if not served.let_go:
-            # Its thread is in the middle of a judgment, or of loading a model: closing would wait for it.
-            if served.left:
-                _say_left(served.left)
+    config = ServerConfig(host, port, token)
+    name, spec_settings = parse_spec(spec)
+    with load_scorer(name, **with_model_options(spec_settings | parse_settings(settings), model, ())) as scorer:
+        served = serve(scorer, config, Limits(rows=max_batch), queue, drain_seconds, _print_error, quiet)
+        if not served.thread_ended:
+            # A thread is still judging or loading a model: closing the scorer would wait for it.
+            if served.unfinished:
+                _report_unfinished(served.unfinished)
             sys.stderr.flush()
-            os._exit(1 if served.left else 0)
-    if served.left:
-        _say_left(served.left)
+            os._exit(1 if served.unfinished else 0)
+    if served.unfinished:
+        _report_unfinished(served.unfinished)
         raise typer.Exit(1)
 
 
-def _say_left(left: int) -> None:
-    _say(f"assay: {left} responses were not judged in time; more time with --drain-seconds")
+def _report_unfinished(left: int) -> None:
+    _print_error(f"assay: {left} responses were not judged in time; --drain-seconds allows more time")
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(visible(text), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`assay train --kind critique-out-loud`."""
+"""`assay train --kind critique-out-loud`: a reward model that writes a critique first (arXiv 2408.11791)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from judges.cli.train import Watch, evaluated, filtered, in_turn, say, table
+from judges.cli.train import (
+    accuracy_by_subset,
+    accuracy_table,
+    filter_rows,
+    interleave_subsets,
+    preference_pairs,
+    print_tables,
+    read_test_pairs,
+    training_settings,
+)
+from judges.cli.training_progress import CRITIQUE_COLUMNS, TrainingProgress
 from judges.data.rows import Row, read_rows
 from judges.engines.base import RequestFailed
 from judges.engines.concurrency import map_unordered
 from judges.engines.embedded import resolve_model
+from judges.engines.quiet import hide_loading_bars
 from judges.errors import CannotRun
-from judges.evaluation.benchmarks import NAMED
+from judges.evaluation.benchmarks import DEMO_SPECS
 from judges.scorer import Scorer
-from judges.scorers.critique_out_loud import CritiqueOutLoud, whole
+from judges.scorers.critique_out_loud import CritiqueOutLoud, complete_critique
 from judges.template import load_template
 from judges.types import Failure, Item
 
 if TYPE_CHECKING:
-    from classic_rm.critiques.training import CritiquesTrained, Told, Write
+    from classic_rm.critiques.training import Critiques, CritiqueTrainingResult, CritiqueWriter
     from classic_rm.settings import CritiqueSettings
 
 COLUMNS = ("chosen_critique", "rejected_critique", "critiques")
@@ -47,69 +58,68 @@ def run(
     quiet: bool,
 ) -> None:
     if output.exists():
-        whole_one = (output / "critique.json").is_file()
-        if if_missing and whole_one:
-            print(f"{output} is there already", file=sys.stderr)
+        complete = (output / "critique.json").is_file()
+        if if_missing and complete:
+            print(f"{output} exists already", file=sys.stderr)
             return
-        if not whole_one:
+        if not complete:
             raise CannotRun(f"{output} exists and is not a critique model; give another -o")
-    judged = load_template(template or CritiqueOutLoud.default_template)
-    if judged.kind not in CritiqueOutLoud.kinds:
-        raise CannotRun(f"template {judged.name!r} is {judged.kind}; critique-out-loud needs critique")
-    rows = list(read_critiqued(file, mapping, limit))
-    tests = list(_tests(test)) if test else []
+    prompt_template = load_template(template or CritiqueOutLoud.default_template)
+    if prompt_template.kind not in CritiqueOutLoud.kinds:
+        raise CannotRun(
+            f"template {prompt_template.name!r} is {prompt_template.kind}; critique-out-loud needs critique"
+        )
+    rows = list(read_critique_rows(file, mapping, limit))
+    tests = read_test_pairs(test, {})
     if quality:
-        rows = filtered(rows, output, quiet)
-    resolve_model(settings["base"])  # a wrong name is told now
+        rows = filter_rows(rows, output, quiet)
+    resolve_model(settings["base"])  # a wrong name is an error before training starts
     try:
         import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
 
-        from classic_rm.critiques.training import Judging, train_critiques
-        from classic_rm.settings import CritiqueSettings, Start, TrainingSettings
+        from classic_rm.critiques.training import CritiquePrompt, train_critiques
+        from classic_rm.settings import CritiqueSettings
     except ImportError as error:
         raise CannotRun(f"training needs more packages ({error.name}): pip install 'assay[train]'") from error
 
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # what the user can act on, we say
-    start = Start(**{name: settings.pop(name) for name in Start.__dataclass_fields__ if name in settings})
-    chosen = CritiqueSettings(
-        TrainingSettings(start=start, **settings), critique_weight, critique_tokens, critique_temperature
-    )
-    judging = Judging(
-        judged.name,
-        judged.digest,
-        judged.path.read_text(encoding="utf-8"),
-        lambda item, i: judged.render(item, (i,)),
+    training = CritiqueSettings(training_settings(settings), critique_weight, critique_tokens, critique_temperature)
+    judging = CritiquePrompt(
+        prompt_template.name,
+        prompt_template.digest,
+        prompt_template.path.read_text(encoding="utf-8"),
+        lambda item, i: prompt_template.render(item, (i,)),
     )
     store = output.with_name(f"{output.name}.training") / "completions.sqlite"
-    write = _writer(str(judged.path), engine, chosen, store)
-    finish = _finish(output.name, rows, tests, chosen, engine, quiet)
-    train_critiques(rows, chosen, judging, output, write, _StageWatch(quiet), finish)
+    write = _critique_sampler(str(prompt_template.path), engine, training, store)
+    finish = _finish(output.name, rows, tests, training, engine, quiet)
+    with hide_loading_bars():
+        train_critiques(rows, training, judging, output, write, _StageProgress(quiet), finish)
 
 
-def read_critiqued(file: str, mapping: Mapping[str, str], limit: int | None) -> Iterator[tuple[int, Item | Failure]]:
-    """Numbered preference rows; the given critiques of an Item's responses in its `meta["critiques"]`.
+def read_critique_rows(
+    file: str, mapping: Mapping[str, str], limit: int | None
+) -> Iterator[tuple[int, Item | Failure]]:
+    """Numbered preference rows, with the critiques of an Item's responses in its `meta["critiques"]`.
 
-    They stand in `chosen_critique` and `rejected_critique`, or, beside `responses`, in a list `critiques`. A row
-    may lack them. Raises CannotRun where all do.
+    They come from the columns `chosen_critique` and `rejected_critique`, or from a list `critiques` beside
+    `responses`. A row may have none. Raises CannotRun where all rows have none.
     """
     columns = {name: mapping.get(name, name) for name in COLUMNS}
-    if file.partition("@")[0] in NAMED or "@" in file:
-        raise CannotRun(f"{file} has no critiques: stage 1 learns given ones, from columns {', '.join(COLUMNS)}")
+    if file.partition("@")[0] in DEMO_SPECS or "@" in file:
+        raise CannotRun(f"{file} has no critiques: stage 1 trains on the columns {', '.join(COLUMNS)}")
     fields = {field: column for field, column in mapping.items() if field not in COLUMNS}
-    found: Rows = [(row.number, _critiqued(row, columns)) for row in read_rows(file, fields)]
+    found: Rows = [(row.number, _with_critiques(row, columns)) for row in read_rows(file, fields)]
     if not found:
         raise CannotRun(f"{file}: the file has no rows")
     if not any(isinstance(item, Item) and "critiques" in item.meta for _, item in found):
         number, first = found[0]
         why = first.message if isinstance(first, Failure) else f"no {columns['chosen_critique']!r}"
-        raise CannotRun(f"{file}, row {number}: {why}; stage 1 learns given critiques, and no row has one")
-    yield from found if limit is None else in_turn(found, limit)
+        raise CannotRun(f"{file}, row {number}: {why}; stage 1 trains on given critiques, and no row has one")
+    yield from found if limit is None else interleave_subsets(found, limit)
 
 
-def _critiqued(row: Row, columns: Mapping[str, str]) -> Item | Failure:
+def _with_critiques(row: Row, columns: Mapping[str, str]) -> Item | Failure:
     item = row.item
     if isinstance(item, Failure):
         return item
@@ -119,23 +129,16 @@ def _critiqued(row: Row, columns: Mapping[str, str]) -> Item | Failure:
         return item
     if not isinstance(given, list) or len(given) != len(item.responses):
         return Failure("malformed", f"critiques is a list with one text or null for each of {len(item.responses)}")
-    if not all(one is None or isinstance(one, str) for one in given):
+    if not all(text is None or isinstance(text, str) for text in given):
         return Failure("malformed", "a critique is not text")
-    told = tuple(one if one and one.strip() else None for one in given)
-    return replace(item, meta={**item.meta, "critiques": told}) if any(told) else item
+    critiques = tuple(text if text and text.strip() else None for text in given)
+    return replace(item, meta={**item.meta, "critiques": critiques}) if any(critiques) else item
 
 
-def _tests(file: str) -> Iterator[Item]:
-    from judges.cli.train import as_pairs, read_preferences
+def _critique_sampler(template: str, engine: str, settings: CritiqueSettings, store: Path) -> CritiqueWriter:
+    """The second stage: the model samples a critique of every response, each stored as it is finished."""
 
-    for _, item in read_preferences(file, {}, None):
-        yield from as_pairs(item)
-
-
-def _writer(template: str, engine: str, settings: CritiqueSettings, store: Path) -> Write:
-    """The second stage: every response's critique by the model itself, each kept in a store as it is written."""
-
-    def write(lm: Path, rows: Sequence[tuple[int, Item]]) -> Iterable[tuple[int, Told]]:
+    def write(lm: Path, rows: Sequence[tuple[int, Item]]) -> Iterable[tuple[int, Critiques]]:
         judge = CritiqueOutLoud(
             model=str(lm),
             engine=engine,
@@ -146,90 +149,77 @@ def _writer(template: str, engine: str, settings: CritiqueSettings, store: Path)
             store=str(store),
         )
 
-        async def one(item: Item, index: int) -> str | Failure:
+        async def sample(item: Item, index: int) -> str | Failure:
             try:
-                written, _ = await judge.critique(judge.template.render(item, (index,)), 0)
-                return whole(written)
+                text, _ = await judge.critique(judge.template.render(item, (index,)), 0)
+                return complete_critique(text)
             except RequestFailed as error:
                 return error.failure
 
-        async def each(row: tuple[int, Item]) -> tuple[int, Told]:
-            told = await asyncio.gather(*(one(row[1], i) for i in range(len(row[1].responses))))
-            return row[0], tuple(told)
+        async def sample_row(row: tuple[int, Item]) -> tuple[int, Critiques]:
+            critiques = await asyncio.gather(*(sample(row[1], i) for i in range(len(row[1].responses))))
+            return row[0], tuple(critiques)
 
         with judge:
             _ = judge.engine
-            yield from map_unordered(rows, each, judge.window, lambda row: len(row[1].responses))
+            yield from map_unordered(rows, sample_row, judge.window, lambda row: len(row[1].responses))
 
     return write
 
 
 def _finish(name: str, rows: Rows, tests: list[Item], settings: CritiqueSettings, engine: str, quiet: bool) -> Any:
-    """What is done with the folder before it gets its name: measured on a test file, plotted, described."""
+    """The last steps before the folder gets its name: accuracy on a test file, loss plot, model card."""
 
-    def finish(folder: Path, trained: CritiquesTrained) -> None:
+    def finish(folder: Path, trained: CritiqueTrainingResult) -> None:
         from classic_rm.model import read_statistics
-        from classic_rm.model_card import PLOT, critique_card, plot
+        from classic_rm.model_card import PLOT_FILE, plot_training_curves, render_critique_model_card
 
         tables = {}
         if tests:
             from classic_rm.bag_of_words import BagOfWords
-            from judges.cli.train import as_pairs
             from judges.scorers.baselines import Length
 
-            learned = [p for number, item in rows if number not in trained.held for p in as_pairs(item)]
+            train_items = [item for number, item in rows if number not in trained.held_out_rows]
+            train_pairs = [pair for item in train_items for pair in preference_pairs(item)]
             with CritiqueOutLoud(model=str(folder), engine=engine) as model:
                 scorers: dict[str, Scorer] = {
                     "critique-out-loud": model,
-                    "bag of words": BagOfWords(learned),
+                    "bag of words": BagOfWords(train_pairs),
                     "length": Length(),
                 }
-                tables["test"] = table(evaluated(scorers, tests))
+                tables["test"] = accuracy_table(accuracy_by_subset(scorers, tests))
         last = trained.stages[-1]
-        plot(last.history, last.best_step, folder / PLOT)
-        text = critique_card(name, trained, settings, tables, read_statistics(folder))
+        plot_training_curves(last.history, last.best_step, folder / PLOT_FILE)
+        text = render_critique_model_card(name, trained, settings, tables, read_statistics(folder))
         (folder / "README.md").write_text(text, encoding="utf-8")
-        say(quiet, tables)
+        if not quiet:
+            print_tables(tables)
 
     return finish
 
 
-class _StageWatch:
-    """What happens in each stage; the trained ones have a bar and a row for each evaluation."""
+class _StageProgress:
+    """Prints each stage on standard error; a stage that trains has a bar and a row for each evaluation."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
-        self._watch = _CritiqueWatch(quiet)
+        self._progress = TrainingProgress(quiet, CRITIQUE_COLUMNS)
 
-    def __call__(self, kind: str, values: dict[str, Any]) -> None:
-        if kind == "stage":
-            self._watch = _CritiqueWatch(self._quiet)
+    def __call__(self, event: str, values: dict[str, Any]) -> None:
+        if event == "stage":
+            self._progress = TrainingProgress(self._quiet, CRITIQUE_COLUMNS)
             self._print(f"\n{values['name']}: {values['counts']}")
             self._print(f"{values['train']} rows to train on, {values['held']} held out")
-        elif kind == "begin":
+        elif event == "begin":
             self._print(values["counts"])
-        elif kind == "write":
+        elif event == "write":
             self._print(f"\nown critiques: {values['critiques']} to write, for {values['rows']} rows")
-        elif kind == "written":
-            cut = ", ".join(f"{count} {reason}" for reason, count in values["failures"].items()) or "none"
-            self._print(f"own critiques: {values['critiques']}, not whole and left out: {cut}")
+        elif event == "written":
+            incomplete = ", ".join(f"{count} {reason}" for reason, count in values["failures"].items()) or "none"
+            self._print(f"own critiques: {values['critiques']}, incomplete and left out: {incomplete}")
         else:
-            self._watch(kind, values)
+            self._progress(event, values)
 
     def _print(self, text: str) -> None:
         if not self._quiet:
             print(text, file=sys.stderr)
-
-
-class _CritiqueWatch(Watch):
-    COLUMNS = (
-        ("step", "step", "{:>7.0f}"),
-        ("epoch", "epoch", "{:>6.2f}"),
-        ("train_loss", "loss", "{:>7.4f}"),
-        ("eval_loss", "held-out", "{:>8.4f}"),
-        ("eval_critique_loss", "critiques", "{:>9.4f}"),
-        ("eval_preference_loss", "preference", "{:>10.4f}"),
-        ("eval_accuracy", "accuracy", "{:>8.3f}"),
-        ("eval_margin", "margin", "{:>8.3f}"),
-        ("learning_rate", "rate", "{:>9.2e}"),
-    )

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from judges.cli.compare_config import Wanted, asked_for, labels
+from judges.cli.compare_config import CompareConfig, merge_config, scorer_labels
 from judges.errors import CannotRun
 from judges.evaluation.results import read_run
 
@@ -14,8 +14,8 @@ ASSAY = [sys.executable, "-c", "from judges.cli import main; main()"]
 
 
 def assay(*args, **environment):
-    told = subprocess.run([*ASSAY, *map(str, args)], capture_output=True, text=True, timeout=300, **environment)
-    return told.returncode, told.stdout, told.stderr
+    result = subprocess.run([*ASSAY, *map(str, args)], capture_output=True, text=True, timeout=300, **environment)
+    return result.returncode, result.stdout, result.stderr
 
 
 def rows(path, *made):
@@ -40,7 +40,7 @@ def run_of(tmp_path_factory):
     return folder, out
 
 
-def test_a_run_leaves_numbers_items_judgments_a_report_and_says_who_is_ahead(run_of):
+def test_a_run_writes_numbers_items_judgments_a_report_and_names_the_leader(run_of):
     folder, out = run_of
     run = read_run(folder)
     assert [r.label for r in run.results] == ["length", "random seed=1", "random seed=2"]
@@ -64,7 +64,7 @@ def test_a_run_leaves_numbers_items_judgments_a_report_and_says_who_is_ahead(run
     assert {row["scorer"] for row in numbers} == {"length", "random seed=1", "random seed=2"}
 
 
-def test_judgments_made_elsewhere_stand_beside_scorers_and_are_marked(tmp_path):
+def test_recorded_judgments_are_compared_with_scorers_and_marked(tmp_path):
     source = pairs(tmp_path / "pairs.jsonl")
     made = rows(tmp_path / "elsewhere.jsonl", *({"id": str(i), "scores": [2, 1] if i else [1, 2]} for i in range(8)))
     folder = tmp_path / "out"
@@ -72,7 +72,7 @@ def test_judgments_made_elsewhere_stand_beside_scorers_and_are_marked(tmp_path):
     assert code == 0, err
     length, elsewhere = read_run(folder).results
     assert (length.main.value, elsewhere.main.value) == (1.0, 7 / 8)
-    assert elsewhere.published and not length.published and "elsewhere (made elsewhere)" in out
+    assert elsewhere.published and not length.published and "elsewhere (recorded)" in out
 
 
 def test_a_gate_fails_where_a_headline_fell_and_passes_where_it_did_not(tmp_path):
@@ -131,7 +131,7 @@ def test_markup_and_control_characters_in_names_are_shown_as_they_are(tmp_path):
     assert "[/bold]" in out and "[red]file" in out and "o[x]" in out and "\x1b" not in out
 
 
-def test_what_cannot_be_written_or_does_not_match_is_said_before_anything_is_judged(tmp_path):
+def test_an_output_that_cannot_be_written_or_unknown_ids_are_errors_before_anything_is_judged(tmp_path):
     source = pairs(tmp_path / "pairs.jsonl")
     made = ["compare", "--benchmark", source, "--scorer", "length"]
     code, _, err = assay(*made, "-o", source)
@@ -141,7 +141,7 @@ def test_what_cannot_be_written_or_does_not_match_is_said_before_anything_is_jud
     assert code == 2 and "nobody" in err and not (tmp_path / "out").exists()
 
 
-def test_failures_are_told_in_the_end_and_exit_1(tmp_path):
+def test_failures_are_reported_at_the_end_with_exit_code_1(tmp_path):
     source = pairs(tmp_path / "pairs.jsonl")
     judge = rows(tmp_path / "judge.jsonl", *({"id": str(i), "scores": [2, None if i < 3 else 1]} for i in range(8)))
     code, out, _ = assay("compare", "--benchmark", source, "--judgments", judge, "-o", tmp_path / "out")
@@ -192,33 +192,35 @@ def test_a_config_gives_a_scorer_its_part_of_the_rows_and_the_contrast_is_on_tho
 
 
 @pytest.mark.parametrize(
-    ("written", "says"),
+    ("text", "message"),
     [
         ("benchmarks: demo\nscorers: [length]", "benchmarks is a list"),
         ("benchmarks: [demo]\nscorers: [{model: x}]", "has a name"),
-        ("benchmarks: [demo]\nscorers: [length]\ncolour: red", "keys benchmarks"),
+        ("benchmarks: [demo]\nscorers: [length]\ncolour: red", "unknown key 'colour'"),
         ("benchmarks: [$NOT_SET_AT_ALL/x.jsonl]\nscorers: [length]", "NOT_SET_AT_ALL"),
         ("benchmarks: [demo]\nscorers: [{name: length, rows: none}]", "rows is a whole number"),
         ("benchmarks: [demo]\nscorers: [length]\nlimit: few", "limit is a whole number"),
         ("benchmarks: [demo]\nscorers: [length]\nlimit: true", "limit is a whole number"),
-        ("benchmarks: [demo]\nscorers: [{name: random, seed: [1, 2]}]", "seed is a text or a number"),
+        ("benchmarks: [demo]\nscorers: [{name: random, seed: [1, 2]}]", "seed is a string or a number"),
         ("benchmarks: [demo]", "at least one"),
-        ("benchmarks: [demo]\nscorers: [length, length]", "asked for twice"),
+        ("benchmarks: [demo]\nscorers: [length, length]", "given twice"),
         ("a: [", "not YAML"),
     ],
 )
-def test_a_wrong_config_is_said_in_one_line(tmp_path, written, says):
+def test_an_invalid_config_is_an_error(tmp_path, text, message):
     config = tmp_path / "c.yaml"
-    config.write_text(written)
-    with pytest.raises(CannotRun, match=says):
-        asked_for(config, Wanted())
+    config.write_text(text)
+    with pytest.raises(CannotRun, match=message):
+        merge_config(config, CompareConfig())
 
 
-def test_labels_are_unique_and_hold_no_key():
+def test_labels_are_unique_and_have_no_api_key():
     specs = ["self-rewarding,votes=1,api_key=secret", "self-rewarding,votes=3,api_key=other", "length"]
-    told = labels(specs, ["a/judge.jsonl", "b/judge.jsonl"])
-    assert len(set(told.values())) == 5 and not any("secret" in label or "other" in label for label in told.values())
-    assert told["length"] == "length" and told[specs[1]] == "self-rewarding votes=3"
+    result = scorer_labels(specs, ["a/judge.jsonl", "b/judge.jsonl"])
+    assert len(set(result.values())) == 5 and not any(
+        "secret" in label or "other" in label for label in result.values()
+    )
+    assert result["length"] == "length" and result[specs[1]] == "self-rewarding votes=3"
 
 
 def test_fail_if_worse_needs_a_run_to_compare_with(tmp_path):
