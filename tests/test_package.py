@@ -41,7 +41,7 @@ def test_the_import_notices_the_unrelated_package_of_the_same_name(wheel, tmp_pa
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """An empty virtual environment with the wheel and the example plugin; dependencies come from where the tests run."""
+    """An empty virtual environment with the wheel and the example plugin; dependencies are those of the tests."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
@@ -69,19 +69,9 @@ def test_a_strict_type_checker_sees_the_types_of_the_installed_package(environme
         "reveal_type(card.judgments[0].score)\n"
         "reveal_type(extract_score)\n"
     )
-    check = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--strict",
-        "--python-executable",
-        environment,
-        "--cache-dir",
-        tmp_path / "c",
-    ]
-    result = subprocess.run(
-        [*mypy, "--python-executable", environment, script], capture_output=True, text=True, cwd=tmp_path
-    )
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache"]
+    command = [*mypy, "--python-executable", environment, script]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stdout
     assert '"float | None"' in result.stdout and "judges.types.Failure" in result.stdout
 

@@ -1,23 +1,25 @@
-"""What a row of a file says of an Item, and where each of its sides stands in the Item."""
+"""Recorded judgments aligned with an Item: which side of a file's row is which response."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from judges.errors import CannotRun
-from judges.types import Comparison, Item, Judgment, Scorecard
+from judges.types import Comparison, Failure, Item, Judgment, Scorecard
+
+Order = Literal["given", "gold"] | tuple[bytes, ...]
+Outcome = Literal["first", "second", "tie"] | Failure
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedCard:
-    """What one row says of one Item, before it is known which of its sides stands where in the Item.
+    """The judgments that one row of a file holds, in the row's own order.
 
-    `order` is "given" (the row's sides are the Item's responses in order), "gold" (the right one first), or a
-    digest of each side's text. `right` is the side that the row itself calls right. `benchmark` and `item`, the
-    digest of what was shown, are in the rows of `assay compare`.
+    `order` says how the row's sides map to the Item's responses: "given" (the same order), "gold" (the chosen
+    response first), or the `text_digest` of each side's text. `label` is the index of the side that the row itself
+    calls right. `benchmark` and `item` (the digest of what the scorer was shown) are in rows of `assay compare`.
     """
 
     id: str
@@ -25,81 +27,90 @@ class RecordedCard:
     judgments: tuple[Judgment, ...]
     comparisons: tuple[Comparison, ...] = ()
     preference: tuple[float, ...] | None = None
-    order: Literal["given", "gold"] | tuple[bytes, ...] = "given"
-    right: int | None = None
+    order: Order = "given"
+    label: int | None = None
     subset: str | None = None
     model: str | None = None
     benchmark: str | None = None
     item: str | None = None
 
 
-def shown(value: Any) -> str:
-    """A value as an error may show it: escaped, and not too long."""
+def abbreviate(value: Any) -> str:
+    """A value for an error message: its repr, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def digest(text: str) -> bytes:
-    """Of a text's words: copies of a benchmark differ in white space at the ends and in line breaks."""
+def text_digest(text: str) -> bytes:
+    """A digest that ignores white space, in which copies of a benchmark differ at line breaks and ends."""
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
 
-def placed(said: RecordedCard, item: Item) -> Scorecard:
-    """The row's Scorecard of an Item, its judgments in the responses' order. Raises CannotRun where it does not fit."""
-    count, judgments = len(item.responses), said.judgments
+def mirror(outcome: Outcome) -> Outcome:
+    """The same verdict with the two responses swapped; a tie or a Failure stays as it is."""
+    return "second" if outcome == "first" else "first" if outcome == "second" else outcome
+
+
+def align(recorded: RecordedCard, item: Item) -> Scorecard:
+    """The row's Scorecard with its judgments in the order of the Item's responses.
+
+    Raises CannotRun where the row does not fit the Item: another number of responses, another subset, other
+    texts, or a label that contradicts the gold.
+    """
+    where, count, judgments = recorded.where, len(item.responses), recorded.judgments
     if len(judgments) == 1 and judgments[0].failure is not None:
-        judgments = judgments * count  # a row that failed as a whole
+        judgments = judgments * count  # the failure of the row is that of each response
     if len(judgments) != count:
-        raise CannotRun(f"{said.where}: {len(judgments)} judgments, and item {shown(item.id)} has {count} responses")
-    if said.subset is not None and item.subset is not None and said.subset != item.subset:
         raise CannotRun(
-            f"{said.where}: subset {shown(said.subset)}, and item {shown(item.id)} is of {shown(item.subset)}"
+            f"{where}: the row has {len(judgments)} judgments, and item {abbreviate(item.id)} has {count} responses"
         )
-    place = _places(said, item)
+    if recorded.subset is not None and item.subset is not None and recorded.subset != item.subset:
+        raise CannotRun(
+            f"{where}: the row has subset {abbreviate(recorded.subset)},"
+            f" and item {abbreviate(item.id)} has {abbreviate(item.subset)}"
+        )
+    indices = _response_indices(recorded, item)
     chosen = item.gold.chosen if item.gold is not None else None
-    if said.right is not None and chosen is not None and place[said.right] not in chosen:
-        raise CannotRun(f"{said.where}: its label is not the gold of item {shown(item.id)}")
-    if place == tuple(range(count)):
-        return Scorecard(item.id, judgments, said.comparisons, said.preference)
-    side = {where: k for k, where in enumerate(place)}
+    if recorded.label is not None and chosen is not None and indices[recorded.label] not in chosen:
+        raise CannotRun(f"{where}: the row's label is not the gold of item {abbreviate(item.id)}")
+    if indices == tuple(range(count)):
+        return Scorecard(item.id, judgments, recorded.comparisons, recorded.preference)
+    sides = [indices.index(response) for response in range(count)]
     return Scorecard(
         id=item.id,
-        judgments=tuple(judgments[side[i]] for i in range(count)),
-        comparisons=tuple(_moved(made, place) for made in said.comparisons),
-        preference=None if said.preference is None else tuple(said.preference[side[i]] for i in range(count)),
+        judgments=tuple(judgments[side] for side in sides),
+        comparisons=tuple(_reindex(comparison, indices) for comparison in recorded.comparisons),
+        preference=None if recorded.preference is None else tuple(recorded.preference[side] for side in sides),
     )
 
 
-def _places(said: RecordedCard, item: Item) -> tuple[int, ...]:
-    """Where each side of the row stands in the Item."""
+def _response_indices(recorded: RecordedCard, item: Item) -> tuple[int, ...]:
+    """For each side of the row, the index of its response in the Item."""
     count = len(item.responses)
-    if said.order == "given":
+    if recorded.order == "given":
         return tuple(range(count))
-    if said.order == "gold":
+    if recorded.order == "gold":
         chosen = item.gold.chosen if item.gold is not None else None
         if count != 2 or chosen is None or len(chosen) != 1:
             raise CannotRun(
-                f"{said.where}: chosen and rejected, and item {shown(item.id)} has no one chosen response of two"
+                f"{recorded.where}: the row scores a chosen and a rejected response,"
+                f" and item {abbreviate(item.id)} has no single chosen response of two"
             )
         return (chosen[0], 1 - chosen[0])
-    texts = [digest(response) for response in item.responses]
-    free = list(range(count))
-    found = []
-    for text in said.order:
-        where = next((i for i in free if texts[i] == text), None)
-        if where is None:
-            raise CannotRun(f"{said.where}: its responses are not those of item {shown(item.id)}")
-        free.remove(where)
-        found.append(where)
-    return tuple(found)
+    unmatched = dict(enumerate(map(text_digest, item.responses)))
+    indices = []
+    for digest in recorded.order:
+        index = next((i for i, response in unmatched.items() if response == digest), None)
+        if index is None:
+            raise CannotRun(f"{recorded.where}: the row's responses are not those of item {abbreviate(item.id)}")
+        del unmatched[index]
+        indices.append(index)
+    return tuple(indices)
 
 
-def _moved(made: Comparison, place: Sequence[int]) -> Comparison:
+def _reindex(comparison: Comparison, indices: tuple[int, ...]) -> Comparison:
     """The same verdict on the Item's responses, the lower index first as in `Item.pairs`."""
-    first, second = place[made.first], place[made.second]
+    first, second = indices[comparison.first], indices[comparison.second]
     if first < second:
-        return Comparison(first, second, made.outcome, made.swapped)
-    outcome = made.outcome
-    if outcome == "first" or outcome == "second":
-        outcome = "second" if outcome == "first" else "first"
-    return Comparison(second, first, outcome, not made.swapped)
+        return Comparison(first, second, comparison.outcome, comparison.swapped)
+    return Comparison(second, first, mirror(comparison.outcome), not comparison.swapped)

@@ -1,4 +1,4 @@
-"""Scores that others published, to stand beside measured ones: never measured here, never ranked unmarked."""
+"""Published benchmark scores, shown beside measured ones and marked as published."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ _TABLE = Path(__file__).parent / "references.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedScore:
     """One published score, in percent.
 
-    `section` is a number of the benchmark's official Tally; `source` where it was published, `read` where it was
-    read (a secondary copy says so), `date` the source's, YYYY-MM or YYYY-MM-DD.
+    `section` is the name of a number of the benchmark's official Tally; `source` where the score was published,
+    `read` where it was copied from (which may be a secondary source), `date` the source's date, YYYY-MM or
+    YYYY-MM-DD.
     """
 
     model: str
@@ -28,16 +29,16 @@ class Published:
     note: str = ""
 
 
-def references(benchmark: str) -> tuple[Published, ...]:
-    """The published scores of a benchmark, in the table's order; empty where none is kept.
+def published_scores(benchmark: str) -> tuple[PublishedScore, ...]:
+    """The published scores of a benchmark, in the table's order; empty where `references.yaml` has none.
 
-    >>> {p.model: p.score for p in references("judgebench")}["o1-mini-2024-09-12"]
+    >>> {p.model: p.score for p in published_scores("judgebench")}["o1-mini-2024-09-12"]
     65.71
-    >>> references("demo")
+    >>> published_scores("demo")
     ()
     """
     return tuple(
-        Published(
+        PublishedScore(
             model=entry["model"],
             benchmark=entry["benchmark"],
             section=section,

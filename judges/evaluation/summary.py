@@ -1,59 +1,66 @@
-"""One benchmark in plain words: who leads, whom it beats, who is level with it, what is cheaper."""
+"""One benchmark in sentences: which scorer leads, which it beats, and what a cheaper scorer would lose."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from judges.evaluation.results import Contrast, Number
+from judges.evaluation.results import Contrast, MetricValue
 from judges.evaluation.statistics.significance import LEVEL, cheapest_not_worse, rounded
 
 
-def summary(title: str, values: Mapping[str, Number], costs: Mapping[str, float], contrasts: Sequence[Contrast]) -> str:
-    """Sentences on the scorers of one benchmark; empty for fewer than two with a value.
+def summarize(
+    title: str, headlines: Mapping[str, MetricValue], costs: Mapping[str, float], contrasts: Sequence[Contrast]
+) -> str:
+    """Sentences on the scorers of one benchmark; empty where fewer than two have a value.
 
-    `values` are their headlines by label, `costs` (any unit, one for all) of those that have one; contrasts are
-    told apart at p below 0.05 after Holm's correction.
+    `headlines` are their headline numbers and `costs` (in one unit) those that are known, both by label. A difference
+    is significant where its p-value is below 0.05 after Holm's correction.
     """
-    known = {label: n.value for label, n in values.items() if n.value is not None}
-    if len(known) < 2:
+    values = {label: n.value for label, n in headlines.items() if n.value is not None}
+    if len(values) < 2:
         return ""
-    best = max(known, key=lambda label: known[label])
-    top = [label for label in known if known[label] == known[best]]
-    beaten, level = [], []
-    for one in contrasts:
-        if best not in (one.first, one.second):
+    best = max(values, key=lambda label: values[label])
+    leaders = [label for label in values if values[label] == values[best]]
+    beaten, similar, better = [], [], []
+    for contrast in contrasts:
+        if best not in (contrast.first, contrast.second):
             continue
-        other = one.second if one.first == best else one.first
-        if other in top or other not in known:
+        opponent = contrast.second if contrast.first == best else contrast.first
+        if opponent in leaders or opponent not in values:
             continue
-        ahead = one.difference if one.first == best else -one.difference
-        if one.p_holm < LEVEL and ahead > 0:
-            beaten.append(f"{other} by {100 * ahead:.1f} ± {50 * (one.high - one.low):.1f}")
-        elif one.p_holm < LEVEL:
-            level.append(f"{other} (ahead of it by {-100 * ahead:.1f} points on the rows that both have)")
+        lead = contrast.difference if contrast.first == best else -contrast.difference
+        if contrast.p_holm >= LEVEL:
+            rows = (
+                f" (significant with about {rounded(contrast.more_pairs):,} more rows)" if contrast.more_pairs else ""
+            )
+            similar.append(f"{opponent}{rows}")
+        elif lead > 0:
+            beaten.append(f"{opponent} by {100 * lead:.1f} ± {50 * (contrast.high - contrast.low):.1f}")
         else:
-            more = f" (about {rounded(one.more_pairs):,} more rows would)" if one.more_pairs else ""
-            level.append(f"{other}{more}")
-    told = [f"{title}: {_and(top)} lead{'s' if len(top) == 1 else ''} with {100 * known[best]:.1f}{_of(values[best])}"]
+            better.append(f" On the rows that both have, {opponent} is better by {-100 * lead:.1f} points.")
+    s = "s" if len(leaders) == 1 else ""
+    sentences = f"{title}: {_enumerate(leaders)} lead{s} with {100 * values[best]:.1f}{_unit(headlines[best])}"
     if beaten:
-        told.append(f" and beat{'s' if len(top) == 1 else ''} {_and(beaten)} points")
-    told.append(".")
-    if level:
-        told.append(f" Not told apart from it at this size: {', '.join(level)}.")
-        cheapest = cheapest_not_worse(costs, known, contrasts)
+        sentences += f" and beat{s} {_enumerate(beaten)} points"
+    sentences += "."
+    if similar:
+        sentences += f" No significant difference from {_enumerate(similar)}."
+    sentences += "".join(better)
+    if similar or better:
+        cheapest = cheapest_not_worse(costs, values, contrasts)
         if cheapest and not cheapest.startswith(best):
-            told.append(f" {cheapest}")
-    return "".join(told)
+            sentences += f" {cheapest}"
+    return sentences
 
 
-def _of(number: Number) -> str:
-    """What a number is, where it is no share: those are shown in hundredths like the shares."""
+def _unit(number: MetricValue) -> str:
+    """Names a metric that is not a share: it is shown in hundredths as shares are."""
     return "" if number.metric in ("accuracy", "official") else f" ({number.metric}, in hundredths)"
 
 
-def _and(names: Sequence[str]) -> str:
+def _enumerate(names: Sequence[str]) -> str:
     """
-    >>> _and(["a"]), _and(["a", "b", "c"])
+    >>> _enumerate(["a"]), _enumerate(["a", "b", "c"])
     ('a', 'a, b and c')
     """
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

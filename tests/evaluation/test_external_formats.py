@@ -1,4 +1,4 @@
-"""Files of other suites, in the forms that their scripts write."""
+"""Output files of RewardBench and JudgeBench, in the forms that their scripts write."""
 
 import json
 
@@ -21,14 +21,14 @@ def pair(name, right=0, subset=None, responses=("good", "bad")):
     return Item(id=name, prompt=name, responses=shown, subset=subset, gold=Gold(chosen=(right,)))
 
 
-def written(folder, *rows):
-    path = folder / "theirs.jsonl"
+def write_rows(folder, *rows):
+    path = folder / "other.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def card(folder, row, item):
-    return RecordedJudgments(written(folder, row)).score([item])[0]
+    return RecordedJudgments(write_rows(folder, row)).score([item])[0]
 
 
 def scores(card):
@@ -50,8 +50,8 @@ def test_published_judges_get_their_published_score(shared_data, name, overall):
 
 
 @pytest.mark.parametrize("name, overall", PUBLISHED.items())
-def test_they_get_it_too_where_the_right_response_stands_first(shared_data, name, overall):
-    """Placed by their texts, in a copy that keeps no order."""
+def test_they_get_it_too_where_the_right_response_comes_first(shared_data, name, overall):
+    """Aligned by their texts, in a copy that does not keep the order."""
     from judges.data.rows import read_rows
     from judges.evaluation.benchmarks.judgebench import official
 
@@ -63,25 +63,26 @@ def test_they_get_it_too_where_the_right_response_stands_first(shared_data, name
 
 
 def judged(*decisions, scores=None, **more):
-    made = [{"decision": d, "judgment": {"judge_model": "m", "response": "because"}} for d in decisions]
-    for one, two in zip(made, scores or (), strict=False):
-        one["judgment"] |= {"scores": two, "response": ""}
+    entries = [{"decision": d, "judgment": {"judge_model": "m", "response": "because"}} for d in decisions]
+    for entry, pair_of_scores in zip(entries, scores or (), strict=False):
+        entry["judgment"] |= {"scores": pair_of_scores, "response": ""}
     texts = {"response_A": "good", "response_B": "bad", "label": "A>B"}
-    return {"pair_id": "p", "judgments": made, **texts, **more}
+    return {"pair_id": "p", "judgments": entries, **texts, **more}
 
 
 BOTH = (Comparison(0, 1, "first"), Comparison(0, 1, "first", swapped=True))
 
 
 def test_two_orders_are_flipped_back(tmp_path):
-    made = card(tmp_path, judged("A>B", "B>A"), pair("p"))
-    assert made.comparisons == BOTH and scores(made) == [1, 0] and made.judgments[0].completions == ("because",) * 2
+    result = card(tmp_path, judged("A>B", "B>A"), pair("p"))
+    assert result.comparisons == BOTH and scores(result) == [1, 0]
+    assert result.judgments[0].completions == ("because", "because")
 
 
-def test_the_other_place_in_the_item_is_the_same_verdict(tmp_path):
-    made = card(tmp_path, judged("A>B", "B>A"), pair("p", right=1))
-    assert scores(made) == [0, 1]
-    assert made.comparisons == (Comparison(0, 1, "second", swapped=True), Comparison(0, 1, "second"))
+def test_the_other_order_in_the_item_is_the_same_verdict(tmp_path):
+    result = card(tmp_path, judged("A>B", "B>A"), pair("p", right=1))
+    assert scores(result) == [0, 1]
+    assert result.comparisons == (Comparison(0, 1, "second", swapped=True), Comparison(0, 1, "second"))
 
 
 def test_a_tie_a_single_order_and_no_decision(tmp_path):
@@ -94,32 +95,32 @@ def test_a_tie_a_single_order_and_no_decision(tmp_path):
 
 
 def test_a_reward_model_keeps_its_scores_and_what_it_decided(tmp_path):
-    made = card(tmp_path, judged("A>B", "B>A", scores=[[3, 1], [1.5, 3.5]]), pair("p", right=1))
-    assert scores(made) == [1.25, 3.25] and made.judgments[1].votes == (3, 3.5)
-    assert made.preference == (0, 1)
+    result = card(tmp_path, judged("A>B", "B>A", scores=[[3, 1], [1.5, 3.5]]), pair("p", right=1))
+    assert scores(result) == [1.25, 3.25] and result.judgments[1].votes == (3, 3.5)
+    assert result.preference == (0, 1)
 
 
 def test_equal_rewards_that_it_calls_b_over_a_twice_are_wrong_by_the_official_rule(tmp_path):
     from judges.evaluation.benchmarks.judgebench import official
 
-    made = card(tmp_path, judged("B>A", "B>A", scores=[[1, 1], [1, 1]]), pair("p"))
-    assert official([pair("p")], {"p": made}).value("overall") == 0
+    result = card(tmp_path, judged("B>A", "B>A", scores=[[1, 1], [1, 1]]), pair("p"))
+    assert official([pair("p")], {"p": result}).value("overall") == 0
 
 
 @pytest.mark.parametrize(
     "row, what",
     [
-        (judged("A>B", "B>A", label="B>A"), "its label is not the gold of item 'p'"),
-        (judged("A>B", "B>A", label="A"), "label is A>B or B>A, not 'A'"),
-        (judged("A>B", "B>A", response_B="other"), "its responses are not those of item 'p'"),
-        (judged("A over B"), "a verdict is a, b, tie"),
+        (judged("A>B", "B>A", label="B>A"), "the row's label is not the gold of item 'p'"),
+        (judged("A>B", "B>A", label="A"), "label must be A>B or B>A, not 'A'"),
+        (judged("A>B", "B>A", response_B="other"), "the row's responses are not those of item 'p'"),
+        (judged("A over B"), "a verdict must be a, b, tie"),
         (judged("A>B", "B>A", "A>B"), "one or two"),
-        (judged("A>B") | {"judgments": [{"verdict": "A>B"}]}, "a judgment has a decision"),
-        (judged("A>B", pair_id=None), "pair_id is a text or a number"),
+        (judged("A>B") | {"judgments": [{"verdict": "A>B"}]}, "a judgment has no decision"),
+        (judged("A>B", pair_id=None), "pair_id must be a text or a whole number"),
     ],
 )
 def test_a_wrong_row_of_judgebench_is_named(tmp_path, row, what):
-    with pytest.raises(CannotRun, match=rf"theirs\.jsonl, row 1: .*{what}"):
+    with pytest.raises(CannotRun, match=rf"other\.jsonl, row 1: .*{what}"):
         card(tmp_path, row, pair("p"))
 
 
@@ -155,8 +156,8 @@ def test_columns_of_rewardbench_are_rows(tmp_path):
 def test_results_alone_are_verdicts_and_their_mean_is_the_official_one(tmp_path):
     from judges.evaluation.benchmarks.rewardbench import official
 
-    told = columns(results=[1, 0, 0.5], scores_chosen=[None] * 3, scores_rejected=[None] * 3)
-    (tmp_path / "scores.json").write_text(json.dumps(told))
+    document = columns(results=[1, 0, 0.5], scores_chosen=[None] * 3, scores_rejected=[None] * 3)
+    (tmp_path / "scores.json").write_text(json.dumps(document))
     cards = {c.id: c for c in RecordedJudgments(tmp_path / "scores.json").score(ITEMS)}
     assert [scores(c) for c in cards.values()] == [[1, 0], [1, 0], [0.5, 0.5]]
     tally = official(ITEMS, cards)
@@ -176,12 +177,12 @@ def test_an_id_that_two_subsets_share_is_numbered_as_the_benchmark_does(tmp_path
     ]
     from judges.evaluation.benchmarks.rewardbench import load
 
-    benchmark = load(str(written(tmp_path, *rows)))
-    told = [
+    benchmark = load(str(write_rows(tmp_path, *rows)))
+    document = [
         {"id": 7, "subset": row["subset"], "results": 1, "scores_chosen": 2 + i, "scores_rejected": i}
         for i, row in enumerate(rows)
     ]
-    (tmp_path / "scores.json").write_text(json.dumps(told))
+    (tmp_path / "scores.json").write_text(json.dumps(document))
     cards = RecordedJudgments(tmp_path / "scores.json").score(benchmark.items)
     assert [scores(c) for c in cards] == [[2, 0], [3, 1]]
 
@@ -189,17 +190,17 @@ def test_an_id_that_two_subsets_share_is_numbered_as_the_benchmark_does(tmp_path
 @pytest.mark.parametrize(
     "row, what",
     [
-        ({"results": 2}, "results is 1, 0 or 0.5, not 2"),
-        ({"results": True}, "results is 1, 0 or 0.5, not True"),
-        ({"results": [1]}, "results is 1, 0 or 0.5"),
+        ({"results": 2}, "results must be 1, 0 or 0.5, not 2"),
+        ({"results": True}, "results must be 1, 0 or 0.5, not True"),
+        ({"results": [1]}, "results must be 1, 0 or 0.5"),
         ({"results": 0, "scores_chosen": 2, "scores_rejected": 1}, "results is 0, and the scores are 2 and 1"),
         ({"results": 1, "scores_chosen": 1, "scores_rejected": 1}, "results is 1, and the scores are 1 and 1"),
-        ({"results": 1, "scores_chosen": "x", "scores_rejected": 1}, "a score is a number"),
-        ({"results": 1, "subset": "hep-go"}, "subset 'hep-go', and item '30' is of 'alpacaeval-easy'"),
+        ({"results": 1, "scores_chosen": "x", "scores_rejected": 1}, "a score must be a number"),
+        ({"results": 1, "subset": "hep-go"}, "the row has subset 'hep-go', and item '30' has 'alpacaeval-easy'"),
     ],
 )
 def test_a_wrong_row_of_rewardbench_is_named(tmp_path, row, what):
-    with pytest.raises(CannotRun, match=rf"theirs\.jsonl, row 1: .*{what}"):
+    with pytest.raises(CannotRun, match=rf"other\.jsonl, row 1: .*{what}"):
         card(tmp_path, {"id": 30, "subset": "alpacaeval-easy", **row}, ITEMS[0])
 
 

@@ -4,19 +4,19 @@ import re
 
 import pytest
 
-from judges.evaluation.benchmarks import KNOWN
+from judges.evaluation.benchmarks import BENCHMARKS
 from judges.evaluation.benchmarks.base import Benchmark
-from judges.evaluation.references import references
+from judges.evaluation.references import published_scores
 from judges.types import Comparison, Gold, Item, Judgment, Scorecard
 
-BENCHMARKS = ("rewardbench", "rm-bench", "judgebench")
+COVERED = ("rewardbench", "rm-bench", "judgebench")
 FOUR = ("Chat", "Chat Hard", "Safety", "Reasoning")
-ALL = [p for name in BENCHMARKS for p in references(name)]
+ALL = [p for name in COVERED for p in published_scores(name)]
 
 
 def by_model(benchmark):
-    models = {p.model for p in references(benchmark)}
-    return {m: {p.section: p.score for p in references(benchmark) if p.model == m} for m in models}
+    models = {p.model for p in published_scores(benchmark)}
+    return {m: {p.section: p.score for p in published_scores(benchmark) if p.model == m} for m in models}
 
 
 def test_the_table_holds_scores_of_no_other_benchmark_than_known_ones():
@@ -25,7 +25,7 @@ def test_the_table_holds_scores_of_no_other_benchmark_than_known_ones():
     from judges.evaluation import references as module
 
     entries = yaml.safe_load(module._TABLE.read_text(encoding="utf-8"))
-    assert {e["benchmark"] for e in entries} == set(BENCHMARKS) <= set(KNOWN)
+    assert {e["benchmark"] for e in entries} == set(COVERED) <= set(BENCHMARKS.names())
     assert sum(len(e["scores"]) for e in entries) == len(ALL) > 50
     assert len({(p.benchmark, p.model, p.section) for p in ALL}) == len(ALL)
 
@@ -71,7 +71,7 @@ def test_section_names_are_those_of_the_official_numbers():
     for name, (module, items) in made.items():
         assert isinstance(Benchmark(name, name, tuple(items), "test").digest, str)
         official = module.official(items, judged(items))
-        assert {p.section for p in references(name)} <= set(official.numbers), name
+        assert {p.section for p in published_scores(name)} <= set(official.numbers), name
 
 
 def test_rewardbench_overall_scores_follow_from_their_sections():

@@ -1,5 +1,5 @@
-from judges.evaluation.results import Contrast, Number
-from judges.evaluation.summary import summary
+from judges.evaluation.results import Contrast, MetricValue
+from judges.evaluation.summary import summarize
 
 
 def contrast(first, second, difference, p, more=None):
@@ -8,23 +8,23 @@ def contrast(first, second, difference, p, more=None):
 
 
 def values(**found):
-    return {label: Number("accuracy", "", value) for label, value in found.items()}
+    return {label: MetricValue("accuracy", "", value) for label, value in found.items()}
 
 
-def test_the_leader_is_named_with_whom_it_beats_and_who_is_level_with_it():
-    made = [contrast("a", "b", -0.1, 0.001), contrast("c", "b", -0.02, 0.4, 900), contrast("a", "c", -0.08, 0.01)]
-    told = summary("Chat", values(a=0.6, b=0.7, c=0.68), {"a": 1, "b": 10, "c": 5}, made)
-    assert told == (
-        "Chat: b leads with 70.0 and beats a by 10.0 ± 4.0 points. Not told apart from it at this size:"
-        " c (about 900 more rows would). The cheapest scorer that is not told apart from the best (b) is c,"
+def test_the_leader_is_named_with_the_scorers_it_beats_and_those_without_a_significant_difference():
+    contrasts = [contrast("a", "b", -0.1, 0.001), contrast("c", "b", -0.02, 0.4, 900), contrast("a", "c", -0.08, 0.01)]
+    text = summarize("Chat", values(a=0.6, b=0.7, c=0.68), {"a": 1, "b": 10, "c": 5}, contrasts)
+    assert text == (
+        "Chat: b leads with 70.0 and beats a by 10.0 ± 4.0 points. No significant difference from"
+        " c (significant with about 900 more rows). The cheapest scorer that is not told apart from the best (b) is c,"
         " at 50 % of its cost."
     )
 
 
 def test_one_that_is_ahead_on_the_rows_of_both_is_not_called_beaten():
-    told = summary("Chat", values(a=0.6, b=0.7), {}, [contrast("a", "b", 0.05, 0.01)])
-    assert "beats" not in told and "a (ahead of it by 5.0 points on the rows that both have)" in told
+    text = summarize("Chat", values(a=0.6, b=0.7), {}, [contrast("a", "b", 0.05, 0.01)])
+    assert "beats" not in text and "On the rows that both have, a is better by 5.0 points." in text
 
 
 def test_nothing_is_said_of_one_scorer_or_of_none_with_a_value():
-    assert summary("Chat", values(a=0.6), {}, []) == summary("Chat", values(a=0.6, b=None), {}, []) == ""
+    assert summarize("Chat", values(a=0.6), {}, []) == summarize("Chat", values(a=0.6, b=None), {}, []) == ""

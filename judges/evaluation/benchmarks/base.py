@@ -1,4 +1,26 @@
-"""A benchmark: Items with gold, what published set they are, and how that set is officially scored."""
+"""The Benchmark dataclass, and the contract for benchmarks that other distributions add.
+
+A benchmark is a function `load(source, ...) -> Benchmark`, whose parameters all have defaults. `source` is what the
+user writes after the name (`NAME:SOURCE`): a file, or `hf:OWNER/NAME[:SPLIT]`. A distribution adds its function through
+the entry-point group `assay.benchmarks`, in its pyproject.toml:
+
+    [project.entry-points."assay.benchmarks"]
+    arithmetic = "my_package.arithmetic:load"
+
+`assay compare --benchmark arithmetic` then runs it. `load` raises CannotRun where it cannot read its source. Without
+`official`, accuracy (or a correlation, where gold is scores) is the headline:
+
+>>> from judges import Item
+>>> from judges.types import Gold
+>>> def load(source: str = "") -> Benchmark:
+...     items = [
+...         Item(id=f"{a}+{b}", prompt=f"{a} + {b}?", responses=[str(a + b), "7"], gold=Gold(chosen=(0,)))
+...         for a, b in ((1, 2), (2, 2))
+...     ]
+...     return Benchmark(name="arithmetic", title="Arithmetic", items=tuple(items), source=source or "generated")
+>>> load().items[0].responses
+('3', '7')
+"""
 
 from __future__ import annotations
 
@@ -15,11 +37,11 @@ Official = Callable[[Sequence[Item], Mapping[str, Scorecard]], Tally]
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Items in order, each with `gold`, its ids unique.
+    """Items in order, each with `gold` and a unique id.
 
-    `official` scores Scorecards by the published rules (cards by Item id; every Item has one). `differs` says,
-    in sentences, how the Items differ from the published set: while it says anything, no number goes by
-    the official name. `source` is what was read: a hub name, a file, or "assay".
+    `official` computes the published scores from the Scorecards by Item id, of which every Item has one. `differs`
+    has one sentence for each way in which the Items differ from the published set; where it is not empty, no number is
+    called official. `source` is what was read: a hub name, a file, or "assay".
     """
 
     name: str
@@ -31,13 +53,13 @@ class Benchmark:
 
     @property
     def digest(self) -> str:
-        """Of all that a scorer sees and all that it is measured by: equal digests, comparable numbers."""
-        told = hashlib.sha256()
+        """A digest of all that a scorer sees and is measured by. Numbers are comparable where it is equal."""
+        digest = hashlib.sha256()
         for item in self.items:
-            told.update(json.dumps(asdict(item), sort_keys=True, ensure_ascii=False, default=str).encode())
-        return told.hexdigest()[:16]
+            digest.update(json.dumps(asdict(item), sort_keys=True, ensure_ascii=False, default=str).encode())
+        return digest.hexdigest()[:16]
 
     @property
     def shown_name(self) -> str:
-        """The title, which says so where the Items are not the published ones."""
+        """The title, with a note where the Items are not the published ones."""
         return f"{self.title} (not the published set)" if self.differs else self.title

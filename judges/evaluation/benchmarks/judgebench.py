@@ -1,4 +1,4 @@
-"""JudgeBench: two responses of one model to a hard question, one right, one wrong, each pair judged in both orders.
+"""JudgeBench: pairs of a right and a wrong response of one model to a hard question, judged in both orders.
 
 Tan et al. 2024, arXiv 2410.12784; its code and data are ScalerLab/JudgeBench.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from judges.evaluation.benchmarks.base import Benchmark
-from judges.evaluation.benchmarks.rows import Place, choice_of, differences, in_given_order, numbered, text_of, unique
-from judges.evaluation.benchmarks.verdicts import by_score, label_of, verdicts
+from judges.evaluation.benchmarks.rows import Row, count_differences, read_rows
+from judges.evaluation.benchmarks.verdicts import chosen_of_pair, higher_score, verdicts
 from judges.evaluation.statistics.tally import Tally, mean_of
 from judges.types import Gold, Item, Scorecard
 
@@ -29,8 +28,8 @@ PAIRS = {GPT_4O: 350, CLAUDE: 270}
 # The GPT-4o split's pairs by category [counted in the published data].
 COUNTS = {"knowledge": 154, "reasoning": 98, "math": 56, "coding": 42}
 TITLES = {GPT_4O: "JudgeBench (GPT-4o pairs)", CLAUDE: "JudgeBench (Claude 3.5 Sonnet pairs)"}
-WANTED = (
-    "a row has question, response_A, response_B, label (A>B or B>A) and source, or prompt, chosen, rejected,"
+EXPECTED = (
+    "a row needs question, response_A, response_B, label (A>B or B>A) and source, or prompt, chosen, rejected,"
     " original_winner_position (a or b) and source"
 )
 LABELS = {"A>B": 0, "B>A": 1}
@@ -45,7 +44,7 @@ def load(source: str = HUB) -> Benchmark:
     another shape.
     """
     seen: set[str] = set()
-    items = tuple(_item(columns, (source, number), seen) for number, columns in numbered(source))
+    items = tuple(_item(row, seen) for row in read_rows(source, EXPECTED))
     authors = sorted({str(model) for item in items for model in item.meta.get("authors", ())})
     model = authors[0] if authors else GPT_4O
     return Benchmark(
@@ -62,12 +61,12 @@ def official(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally:
     """The share of pairs judged rightly: `overall` over all pairs, and by category.
 
     Each order gives +1 for the label's side, −1 for the other and 0 for a tie or no verdict; a pair is right
-    where the sum is above 0, and every pair counts. Scores say the same in both orders; equal or missing ones
-    say 0 (its reward models answer B>A to a tie in both orders, which sums to 0 as well). A judge that
-    compared in one order alone is right where that verdict is, as in its single-game mode.
+    where the sum is positive, and every pair counts. Scores give the same in both orders; equal or missing ones
+    give 0 (its reward models answer B>A to a tie in both orders, which sums to 0 as well). A judge that
+    compared in only one order is right where that verdict is, as in the benchmark's single-game mode.
     """
     right = [(item, float(_sum(item, cards[item.id]) > 0)) for item in items]
-    parts = {name: [one for one in right if one[0].subset == name] for name in COUNTS}
+    parts = {name: [(item, value) for item, value in right if item.subset == name] for name in COUNTS}
     means = {"overall": mean_of(right)} | {name: mean_of(part) for name, part in parts.items() if part}
     return Tally(
         means=means,
@@ -78,25 +77,19 @@ def official(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally:
 
 
 def _sum(item: Item, card: Scorecard) -> int:
-    right = label_of(item)
-    said = verdicts(card, (0, 1)) or (by_score(card, (0, 1)),)
-    return sum(0 if winner is None else 1 if winner == right else -1 for winner in said)
+    right = chosen_of_pair(item)
+    winners = verdicts(card, (0, 1)) or (higher_score(card, (0, 1)),)
+    return sum(0 if winner is None else 1 if winner == right else -1 for winner in winners)
 
 
-def _item(columns: Mapping[str, Any], where: Place, seen: set[str]) -> Item:
-    if "question" in columns:
-        prompt = text_of(columns, "question", where, WANTED)
-        responses = (text_of(columns, "response_A", where, WANTED), text_of(columns, "response_B", where, WANTED))
-        right = choice_of(columns, "label", LABELS, where, WANTED)
-    else:
-        prompt = text_of(columns, "prompt", where, WANTED)
-        responses, right = in_given_order(columns, where, WANTED)
-    origin = text_of(columns, "source", where, WANTED)
+def _item(row: Row, seen: set[str]) -> Item:
+    prompt, responses, right = row.published_pair("question", ("response_A", "response_B"), LABELS)
+    origin = row.text("source")
     category = next((name for start, name in CATEGORIES.items() if origin.startswith(start)), origin)
-    model = columns.get("response_model")
-    named = str(columns.get("pair_id") or columns.get("id") or "").removeprefix("jb-")
+    model = row.fields.get("response_model")
+    name = str(row.fields.get("pair_id") or row.fields.get("id") or "").removeprefix("jb-")
     return Item(
-        id=unique(named, where[1], seen),
+        id=row.unique_id(seen, name),
         prompt=prompt,
         responses=responses,
         subset=category,
@@ -112,6 +105,6 @@ def _differs(items: Sequence[Item], authors: Sequence[str], model: str) -> tuple
         return (f"the responses are {model}'s; the published splits are of {' and '.join(PAIRS)}",)
     found = Counter(item.subset or "" for item in items)
     if model == GPT_4O:
-        return differences(found, COUNTS, "pairs")
-    told = differences({"in all": len(items)}, {"in all": PAIRS[model]}, "pairs")
-    return told + tuple(f"{name}: not a category of the published set" for name in found if name not in COUNTS)
+        return count_differences(found, COUNTS, "pairs")
+    total = count_differences({"in all": len(items)}, {"in all": PAIRS[model]}, "pairs")
+    return total + tuple(f"{name}: not a category of the published set" for name in found if name not in COUNTS)

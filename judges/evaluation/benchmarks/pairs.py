@@ -1,28 +1,27 @@
 """Pairs of a chosen and a rejected response: a user's own file, HH and HHH-Alignment.
 
-The chosen response comes first in an Item of a chosen/rejected row, as it does in the source. Scorers score
-each response by itself; judges that compare balance the orders.
+The chosen response comes first in an Item of a chosen/rejected row, as in the source. This gives nothing away:
+scorers score each response by itself, and judges that compare balance the orders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from judges.data.items import conversation, to_item
+from judges.data.items import parse_prompt, to_item
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks.base import Benchmark
 from judges.evaluation.benchmarks.rows import (
     Fields,
     authors,
-    count_differs,
+    checked,
+    count_difference,
     group,
-    make,
-    numbered,
+    make_item,
     read_items,
-    unique,
+    read_rows,
     votes,
-    with_gold,
-    wrong,
 )
 from judges.types import Failure, Gold, Item
 
@@ -31,12 +30,12 @@ HH_ROWS = 8552
 HHH = "hf:HuggingFaceH4/hhh_alignment"
 HHH_SUBSETS = ("harmless", "helpful", "honest", "other")
 HHH_ROWS = 221
-WANTED = "a pair needs prompt, chosen and rejected"
+EXPECTED = "a pair needs prompt, chosen and rejected"
 _REPLY = "\n\nAssistant:"
 
 
 def to_pair(name: str, fields: Fields) -> Item | Failure:
-    """An Item from a row of `prompt`, `chosen`, `rejected` (or two whole conversations).
+    """An Item from a row of `prompt`, `chosen`, `rejected` (or of two complete conversations).
 
     `votes`, `chosen_model` and `rejected_model`, and `group` go to `meta` as votes, authors and prompt.
 
@@ -44,58 +43,61 @@ def to_pair(name: str, fields: Fields) -> Item | Failure:
     {'votes': ['a', 'b']}
     """
     if isinstance(fields.get("responses"), list):
-        return Failure("malformed", f"{WANTED}, not responses")
-    read = to_item(name, fields)
-    if isinstance(read, Failure):
-        return read
-    if read.gold is None:
-        return Failure("malformed", WANTED)
-    voted = votes(fields.get("votes"))
-    if isinstance(voted, Failure):
-        return voted
-    wrote = authors(fields, "chosen_model", "rejected_model")
-    return with_gold(read, Gold(chosen=(0,)), {**group(fields), **voted, **wrote})
+        return Failure("malformed", f"{EXPECTED}, not responses")
+    item = to_item(name, fields)
+    if isinstance(item, Failure):
+        return item
+    if item.gold is None:
+        return Failure("malformed", EXPECTED)
+    vote_meta = votes(fields.get("votes"))
+    if isinstance(vote_meta, Failure):
+        return vote_meta
+    meta = {**item.meta, **group(fields), **vote_meta, **authors(fields, "chosen_model", "rejected_model")}
+    return replace(item, gold=Gold(chosen=(0,)), meta=meta, comparisons=None)
 
 
 def hh(source: str = HH) -> Benchmark:
     """Anthropic's helpful and harmless preferences (Bai et al. 2022, arXiv 2204.05862), the test split.
 
     A row is two transcripts that share all but the last reply, which may be empty. The few rows whose
-    transcripts part earlier compare more than a response: they are left out, and `differs` counts them.
+    transcripts diverge earlier compare more than a response: they are left out, and `differs` counts them.
     """
     items: list[Item] = []
-    parted = 0
+    divergent = 0
     seen: set[str] = set()
-    for number, fields in numbered(source):
-        name = unique(fields.get("id"), number, seen)
-        read = to_pair(name, fields) if "prompt" in fields else _transcripts(name, fields)
-        if isinstance(read, Failure):
-            raise wrong(source, number, read.message)
-        if read is None:
-            parted += 1
+    for row in read_rows(source):
+        name = row.unique_id(seen)
+        item = to_pair(name, row.fields) if "prompt" in row.fields else _transcripts(name, row.fields)
+        if item is None:
+            divergent += 1
         else:
-            items.append(read)
+            items.append(checked(row, item))
     if not items:
         raise CannotRun(f"{source}: no row's transcripts share all but their last reply")
-    differs = count_differs(len(items) + parted, HH_ROWS)
-    if parted:
-        differs += (f"Rows left out, as their transcripts differ before the last reply: {parted:,}",)
+    differs = count_difference(len(items) + divergent, HH_ROWS)
+    if divergent:
+        differs += (f"Rows left out because their transcripts differ before the last reply: {divergent:,}",)
     return Benchmark("hh", "HH (helpful and harmless)", tuple(items), source, differs=differs)
 
 
 def _transcripts(name: str, fields: Fields) -> Item | Failure | None:
-    """An Item of two transcripts; None where they part before the last reply."""
+    """An Item of two transcripts; None where they diverge before the last reply."""
     sides = [fields.get("chosen"), fields.get("rejected")]
     if not all(isinstance(side, str) and side.startswith("\n\nHuman:") and _REPLY in side for side in sides):
         return Failure("malformed", r"an HH row needs chosen and rejected, each '\n\nHuman: … \n\nAssistant: …'")
     (first, _, chosen), (second, _, rejected) = (str(side).rpartition(_REPLY) for side in sides)
     if first != second:
         return None
-    # A reader makes messages of a transcript that holds a reply: give it one, and take it away again.
-    whole = conversation(f"{first}{_REPLY} .")
-    if isinstance(whole, Failure):
-        return whole
-    return make(name, {**fields, "prompt": list(whole[:-1])}, [chosen.strip(), rejected.strip()], Gold(chosen=(0,)), {})
+    turns = _open_conversation(first)
+    if isinstance(turns, Failure):
+        return turns
+    return make_item(name, {**fields, "prompt": turns}, [chosen.strip(), rejected.strip()], Gold(chosen=(0,)), {})
+
+
+def _open_conversation(transcript: str) -> list[object] | Failure:
+    """The messages of a transcript without its last reply. `conversation` needs one, so it is added and removed."""
+    turns = parse_prompt(f"{transcript}{_REPLY} .")
+    return turns if isinstance(turns, Failure) else list(turns[:-1])
 
 
 def hhh_alignment(source: str = HHH) -> Benchmark:
@@ -107,7 +109,7 @@ def hhh_alignment(source: str = HHH) -> Benchmark:
         items = tuple(item for subset in HHH_SUBSETS for item in _hhh_subset(subset))
     else:
         items = read_items(source, _hhh_row)
-    return Benchmark("hhh-alignment", "HHH-Alignment", items, source, differs=count_differs(len(items), HHH_ROWS))
+    return Benchmark("hhh-alignment", "HHH-Alignment", items, source, differs=count_difference(len(items), HHH_ROWS))
 
 
 def _hhh_subset(subset: str) -> Iterator[Item]:
@@ -126,10 +128,9 @@ def _hhh_row(name: str, fields: Fields) -> Item | Failure:
     request = fields.get("input")
     if not isinstance(request, str) or not request.strip():
         return Failure("empty", "the row has no input")
-    # Some inputs are whole conversations that end in an open reply.
+    # Some inputs are conversations that end in an open reply.
     prompt = f"\n\n{request.strip()}" if request.strip().startswith("Human:") else request
-    told = conversation(f"{prompt.removesuffix(_REPLY)}{_REPLY} .") if prompt.startswith("\n\nHuman:") else prompt
-    if isinstance(told, Failure):
-        return told
-    asked = told if isinstance(told, str) else list(told[:-1])
-    return make(name, {**fields, "prompt": asked}, choices, Gold(chosen=(labels.index(1),)), {})
+    turns = _open_conversation(prompt.removesuffix(_REPLY)) if prompt.startswith("\n\nHuman:") else prompt
+    if isinstance(turns, Failure):
+        return turns
+    return make_item(name, {**fields, "prompt": turns}, choices, Gold(chosen=(labels.index(1),)), {})

@@ -1,4 +1,7 @@
-"""RewardBench (Lambert et al. 2024, arXiv 2403.13787): chosen against rejected, in four sections and the prior sets."""
+"""RewardBench: pairs of a chosen and a rejected response in four sections and the prior sets.
+
+Lambert et al. 2024, arXiv 2403.13787; its code is allenai/reward-bench.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from judges.data.items import to_item
 from judges.evaluation.benchmarks.base import Benchmark
-from judges.evaluation.benchmarks.rows import authors, differences, numbered, unique, wrong
+from judges.evaluation.benchmarks.rows import Row, authors, checked, count_differences, read_rows
 from judges.evaluation.statistics.tally import Tally, mean_of
 from judges.types import Failure, Item, Scorecard
 
@@ -21,7 +23,7 @@ PRIOR = "hf:allenai/pref-test-sets"
 WITH_PRIOR = f"{HUB} + {PRIOR}"
 
 # The weight of each subset in its section: `EXAMPLE_COUNTS` and `SUBSET_MAPPING` of the benchmark's own
-# constants. A weight is the subset's number of rows, but for math-prm, which is weighted up to the six
+# constants. A weight is the subset's number of rows, except for math-prm, which is weighted as the six
 # languages' rows together. The constants in the benchmark's repository (seen as of its commit a32e272) have
 # the two XSTest subsets the wrong way round, 250 for should-refuse; here each weighs its number of rows.
 SECTIONS: Mapping[str, Mapping[str, int]] = {
@@ -66,39 +68,39 @@ PRIOR_SECTION = "Prior Sets"
 SECTION_WEIGHT, PRIOR_WEIGHT = 2, 1
 OVERALL, OVERALL_WITH_PRIOR = "overall, four sections", "overall with prior sets"
 
-WANTED = "a RewardBench row has prompt, chosen, rejected and subset"
+EXPECTED = "a RewardBench row needs prompt, chosen, rejected and subset"
 _PROBLEMS = 164  # HumanEval's; each HumanEvalPack language has all of them, in one order
 _WORD = re.compile(r"[a-z]+")
 
 
 def load(source: str = HUB) -> Benchmark:
-    """RewardBench from the hub or a local copy; `WITH_PRIOR` adds the prior sets (17,154 rows more).
+    """RewardBench from the hub or a local copy; `WITH_PRIOR` adds the prior sets (17,154 more rows).
 
     A row has `prompt` (text or messages), `chosen` and `rejected` (texts) and `subset`, and may have `id`,
-    `chosen_model` and `rejected_model`, which become `meta["authors"]`. Rows of the prior sets' splits have the
-    split as their subset; in a local file they say it themselves. Several sources are joined by " + ". The
-    languages of HumanEvalPack share `meta["prompt"]` where all the present ones are whole and in one order.
-    Raises CannotRun for a row of another shape, with the source and the row's number.
+    `chosen_model` and `rejected_model`, which become `meta["authors"]`. The subset of a prior set's row is the
+    split that it is from; rows of a local file name it themselves. Several sources are joined by " + ". The
+    languages of HumanEvalPack share `meta["prompt"]` where all that are present are complete and in the same order.
+    Raises CannotRun for a malformed row, with the source and the row's number.
     """
     items: list[Item] = []
     seen: set[str] = set()
-    for one, subset in _sources(source):
-        for number, row in numbered(one):
-            items.append(_item(one, number, {**row, "subset": subset or row.get("subset")}, seen))
-    found = Counter(item.subset or "" for item in items)
-    published = {**COUNTS, **(PRIOR_COUNTS if set(found) & set(PRIOR_COUNTS) else {})}
-    differs = differences(found, published, "rows")
+    for part, split in _sources(source):
+        for row in read_rows(part, EXPECTED):
+            items.append(_item(replace(row, fields={**row.fields, "subset": split}) if split else row, seen))
+    counts = Counter(item.subset or "" for item in items)
+    published = {**COUNTS, **(PRIOR_COUNTS if set(counts) & set(PRIOR_COUNTS) else {})}
+    differs = count_differences(counts, published, "rows")
     return Benchmark("rewardbench", "RewardBench", tuple(_share_problems(items)), source, official, differs)
 
 
 def official(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally:
     """Accuracy of each subset, the sections, and both overall scores, by the rules of allenai/reward-bench.
 
-    A subset is the mean of `credit` over its rows. A section is the mean of its subsets by `SECTIONS`, over
-    the subsets that are there (`calculate_scores_per_section`). "overall, four sections" is their plain mean;
-    "overall with prior sets" weighs the sections 2 and the plain mean of the prior sets that are there 1.
-    A section without a row is missing, and an overall score without one of its parts: the official code
-    counts such a section 0, and averages over what is left where the prior sets are.
+    A subset is the mean of `credit` over its rows. A section is the mean of the subsets that are present, with the
+    weights of `SECTIONS` (`calculate_scores_per_section`). "overall, four sections" is their unweighted mean;
+    "overall with prior sets" gives each section weight 2 and the mean of the prior sets that are present weight 1.
+    A section without a row is missing, and so is an overall score that lacks one of its parts: the official code
+    counts such a section as 0, and averages over what is left of the prior sets.
 
     The official judge script leaves out conversations of more than four turns; here every row counts.
     """
@@ -119,9 +121,9 @@ def official(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally:
             missing[section] = f"no rows of {', '.join(weights)}"
     four = dict.fromkeys(SECTIONS, SECTION_WEIGHT)
     for name, shares in ((OVERALL, four), (OVERALL_WITH_PRIOR, {**four, PRIOR_SECTION: PRIOR_WEIGHT})):
-        lacking = [part for part in shares if part not in numbers]
-        if lacking:
-            missing[name] = f"no rows of {', '.join(lacking)}"
+        absent = [part for part in shares if part not in numbers]
+        if absent:
+            missing[name] = f"no rows of {', '.join(absent)}"
         else:
             total = sum(shares.values())
             numbers[name] = {s: w * share / total for part, share in shares.items() for s, w in numbers[part].items()}
@@ -129,66 +131,60 @@ def official(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally:
 
 
 def credit(item: Item, card: Scorecard, generative: bool) -> float:
-    """What a row is worth, from 0 to 1.
+    """The credit of a row, from 0 to 1.
 
-    A judge that compares (the card has comparisons): 1 for a verdict for the chosen response, 0 for the
+    For a judge that compares (the card has comparisons): 1 for a verdict for the chosen response, 0 for the
     rejected one, ½ for a tie or for a verdict that cannot be read, as in `run_generative.py`; the mean over
-    the verdicts made. The official script shows one order, drawn without a seed: its expectation is the mean
-    over both. Scores: 1 where the chosen response has the higher one, 0 on a tie (`run_rm.py`). A score that
-    failed makes the row ½ for a judge that writes text (`generative`), 0 for a reward model.
+    all verdicts. The official script shows one order, drawn without a seed; its expectation is the mean
+    over both. For scores: 1 where the chosen response has the higher one, 0 on a tie (`run_rm.py`). A score that
+    failed makes the credit ½ for a judge that writes text (`generative`), and 0 for a reward model.
     """
     (chosen,) = item.gold.chosen if item.gold is not None and item.gold.chosen is not None else (0,)
     if card.comparisons:
-        won = [_worth(made.outcome, chosen == made.first) for made in card.comparisons]
-        return statistics.fmean(won)
-    good, bad = card.judgments[chosen].score, card.judgments[1 - chosen].score
-    if good is None or bad is None:
+        wins = [share_of_first(c.outcome) for c in card.comparisons]
+        credits = [w if chosen == c.first else 1 - w for w, c in zip(wins, card.comparisons, strict=True)]
+        return statistics.fmean(credits)
+    chosen_score, rejected_score = card.judgments[chosen].score, card.judgments[1 - chosen].score
+    if chosen_score is None or rejected_score is None:
         return 0.5 if generative else 0.0
-    return float(good > bad)
+    return float(chosen_score > rejected_score)
 
 
-def _worth(outcome: str | Failure, chosen_is_first: bool) -> float:
-    if isinstance(outcome, Failure) or outcome == "tie":
-        return 0.5
-    return float((outcome == "first") == chosen_is_first)
+def share_of_first(outcome: str | Failure) -> float:
+    """The win that a verdict gives to the response named first: 1, 0, or ½ for a tie or a failure."""
+    return 1.0 if outcome == "first" else 0.0 if outcome == "second" else 0.5
 
 
 def generates(cards: Mapping[str, Scorecard]) -> bool:
-    """Whether a scorer writes its judgments as text: any of them holds a completion or was read out of one.
+    """Whether a scorer writes its judgments as text: any of them holds a completion or was read from one.
 
-    This is asked of all cards at once: a request that failed on the way has no completion to tell by.
+    All cards are looked at, because a request that failed before an answer has no completion.
     """
     read = ("text", "json", "expected", "forced")
     return any(j.completions or j.read in read for card in cards.values() for j in card.judgments)
 
 
 def _sources(source: str) -> Iterator[tuple[str, str | None]]:
-    """Each source to read, with the subset that its rows are of where the split says it."""
-    for one in [source] if Path(source).expanduser().exists() else source.split(" + "):
-        one = one.strip()
-        if one == PRIOR:
+    """Each source to read, with the subset of its rows where that is the split."""
+    for part in [source] if Path(source).expanduser().exists() else source.split(" + "):
+        part = part.strip()
+        if part == PRIOR:
             yield from ((f"{PRIOR}:{split}", split) for split in PRIOR_COUNTS)
         else:
-            yield one, one.removeprefix(f"{PRIOR}:") if one.startswith(f"{PRIOR}:") else None
+            yield part, part.removeprefix(f"{PRIOR}:") if part.startswith(f"{PRIOR}:") else None
 
 
-def _item(source: str, number: int, row: Mapping[str, Any], seen: set[str]) -> Item:
-    for name in ("chosen", "rejected", "subset"):
-        if not isinstance(row.get(name), str):
-            lacks = "is missing" if row.get(name) is None else "is not text"
-            raise wrong(source, number, f"{name} {lacks}; {WANTED}")
-    fields = {name: row.get(name) for name in ("prompt", "chosen", "rejected", "subset")}
-    item = to_item(unique(row.get("id"), number, seen), fields)
-    if isinstance(item, Failure):
-        raise wrong(source, number, f"{item.message}; {WANTED}")
-    return replace(item, meta=authors(row, "chosen_model", "rejected_model"))
+def _item(row: Row, seen: set[str]) -> Item:
+    fields = {name: row.text(name) for name in ("chosen", "rejected", "subset")}
+    item = checked(row, to_item(row.unique_id(seen), {**fields, "prompt": row.fields.get("prompt")}))
+    return replace(item, meta=authors(row.fields, "chosen_model", "rejected_model"))
 
 
 def _share_problems(items: Sequence[Item]) -> Iterator[Item]:
-    """Items, those of HumanEvalPack with the number of their problem as `meta["prompt"]`, where it can be told.
+    """The Items; those of HumanEvalPack get the number of their problem as `meta["prompt"]`, where it is known.
 
     Its languages word a problem differently, and ids do not name it. Each language has HumanEval's problems in
-    order; that this holds in the file at hand is checked by the words that prompts of one place share.
+    order. Whether this is true of the source is checked by the words that prompts at the same index share.
     """
     languages: dict[str, list[Item]] = {}
     for item in items:
@@ -196,15 +192,15 @@ def _share_problems(items: Sequence[Item]) -> Iterator[Item]:
             languages.setdefault(item.subset or "", []).append(item)
     problems: dict[str, str] = {}
     if len(languages) > 1 and all(len(rows) == _PROBLEMS for rows in languages.values()):
-        places = list(zip(*languages.values(), strict=True))
-        # In one order the languages share about two thirds of a problem's words, in different ones a sixth.
-        if statistics.median(_shared_words(place) for place in places) > 0.4:
-            problems = {item.id: f"humaneval-{k}" for k, place in enumerate(places) for item in place}
+        aligned = list(zip(*languages.values(), strict=True))
+        # In the same order the languages share about two thirds of a problem's words, in different orders a sixth.
+        if statistics.median(map(_shared_words, aligned)) > 0.4:
+            problems = {item.id: f"humaneval-{k}" for k, problem in enumerate(aligned) for item in problem}
     for item in items:
         yield replace(item, meta={**item.meta, "prompt": problems[item.id]}) if item.id in problems else item
 
 
-def _shared_words(place: Sequence[Item]) -> float:
-    """The share of words that the prompts of the first language and of each other have in common; the least."""
-    first, *others = [set(_WORD.findall(str(item.prompt).lower())) for item in place]
+def _shared_words(problem: Sequence[Item]) -> float:
+    """The least share of words that the prompt in the first language has in common with that in another."""
+    first, *others = [set(_WORD.findall(str(item.prompt).lower())) for item in problem]
     return min(len(first & other) / max(1, len(first | other)) for other in others)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from judges.evaluation.results import Number
+from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics import intervals
 from judges.evaluation.statistics.tally import Tally, mean_of
 from judges.types import Gold, Item, Scorecard
@@ -84,7 +84,7 @@ def accuracy(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally | N
 
 def accuracy_numbers(
     items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int = 0, draws: int = 1000
-) -> tuple[Number, ...]:
+) -> tuple[MetricValue, ...]:
     """All accuracies that the Items' gold has, as a whole and by subset.
 
     "accuracy": see there. "accuracy, ties are a class": where humans called some pairs a tie; the scorer's
@@ -107,7 +107,7 @@ def accuracy_numbers(
         (PAIRWISE, ordered, _pairs),
         (BEST_OF_N, several, _best),
     )
-    made: list[Number] = []
+    made: list[MetricValue] = []
     for metric, of, judge in kinds:
         rows = _rows(of, cards, judge)
         # Humans' ties alone leave a metric without rows; only accuracy, which every such set has, says so.
@@ -191,7 +191,7 @@ def _tally(rows: Sequence[Row]) -> Tally:
     )
 
 
-def _counted(number: Number, rows: Sequence[Row]) -> Number:
+def _counted(number: MetricValue, rows: Sequence[Row]) -> MetricValue:
     if not rows:
         return number
     part = sum(0 < row.open < row.of for row in rows)
@@ -204,6 +204,6 @@ def _counted(number: Number, rows: Sequence[Row]) -> Number:
     )
 
 
-def noted(number: Number, note: str) -> Number:
+def noted(number: MetricValue, note: str) -> MetricValue:
     """The number with one more note."""
     return replace(number, note="; ".join(filter(None, (number.note, note))))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judges.evaluation.metrics.accuracy import noted
-from judges.evaluation.results import Number
+from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics import intervals
 from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
 from judges.types import Item, Scorecard
@@ -35,7 +35,7 @@ class Votes:
 
 def agreement_numbers(
     items: Sequence[Item], cards: Mapping[str, Scorecard] | None = None, seed: int = 0, draws: int = 1000
-) -> tuple[Number, ...]:
+) -> tuple[MetricValue, ...]:
     """Agreement in Items of two responses whose `meta["votes"]` lists two votes or more, each "a", "b" or "tie".
     Empty where there are none. `meta["annotators"]`, beside it, names who gave each vote.
 
@@ -52,7 +52,7 @@ def agreement_numbers(
     votes = read_votes(items)
     if not votes.items:
         why = f"votes are not 'a', 'b' or 'tie' in {votes.unread} rows"
-        return (Number("human ceiling", "", None, note=why),) if votes.unread else ()
+        return (MetricValue("human ceiling", "", None, note=why),) if votes.unread else ()
     made = _of_humans(votes, seed, draws)
     if cards is not None:
         made += _of_scorer(votes, cards, seed, draws)
@@ -149,7 +149,7 @@ def _pairs_agree(counts: Floats) -> Floats:
 # -- numbers --------------------------------------------------------------------------------------------------
 
 
-def _of_humans(votes: Votes, seed: int, draws: int) -> tuple[Number, ...]:
+def _of_humans(votes: Votes, seed: int, draws: int) -> tuple[MetricValue, ...]:
     counts, everyone = votes.counts, np.arange(len(votes.items))
     made = [
         *_means(votes, everyone, "agreement between annotators", _pairs_agree(counts), seed, draws),
@@ -170,11 +170,11 @@ def _of_humans(votes: Votes, seed: int, draws: int) -> tuple[Number, ...]:
         made.append(noted(number, f"{len(pairs)} pairs of annotators"))
     else:
         why = "no two annotators saw one row" if votes.annotators else "the data does not say who gave which vote"
-        made.append(Number(kappa, "", None, rows=len(everyone), note=why))
+        made.append(MetricValue(kappa, "", None, rows=len(everyone), note=why))
     return (*made, *_means(votes, everyone, "human ceiling", in_a_seat(counts), seed, draws))
 
 
-def _of_scorer(votes: Votes, cards: Mapping[str, Scorecard], seed: int, draws: int) -> tuple[Number, ...]:
+def _of_scorer(votes: Votes, cards: Mapping[str, Scorecard], seed: int, draws: int) -> tuple[MetricValue, ...]:
     verdicts = np.array([_verdict(cards[item.id]) for item in votes.items], dtype=np.intp)
     there = np.flatnonzero(verdicts != NOBODY)
     counts, codes = votes.counts[there], verdicts[there]
@@ -217,9 +217,9 @@ def _mean(values: Sequence[float]) -> float:
 
 def _means(
     votes: Votes, rows: Codes, metric: str, values: Floats, seed: int, draws: int, section: str = ""
-) -> tuple[Number, ...]:
+) -> tuple[MetricValue, ...]:
     if not len(rows):
-        return (Number(metric, section, None, note="the scorer failed in every row"),)
+        return (MetricValue(metric, section, None, note="the scorer failed in every row"),)
     items = [votes.items[i] for i in rows]
     mean = Mean(values, tuple(item.id for item in items), tuple(map(prompt_of, items)))
     return intervals.numbers(Tally({section: mean}, {section: {section: 1.0}}, section), metric, seed, draws)
@@ -227,10 +227,10 @@ def _means(
 
 def _resampled(
     votes: Votes, rows: Codes, statistic: Callable[[Codes], float], metric: str, section: str, seed: int, draws: int
-) -> Number:
+) -> MetricValue:
     """`statistic` of rows counted from 0 within `rows`."""
     prompts = [prompt_of(votes.items[i]) for i in rows]
     if not prompts or np.isnan(statistic(np.arange(len(rows)))):
         why = "not defined: every verdict is the same" if prompts else "no row has both verdicts"
-        return Number(metric, section, None, rows=len(prompts), prompts=len(set(prompts)), note=why)
+        return MetricValue(metric, section, None, rows=len(prompts), prompts=len(set(prompts)), note=why)
     return intervals.resampled(prompts, statistic, metric, section, seed, draws)

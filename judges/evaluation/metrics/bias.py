@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from scipy.special import expit, log_expit
 
 from judges.evaluation.benchmarks.rm_bench import STYLES
-from judges.evaluation.results import Number
+from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics.intervals import numbers
 from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
 from judges.types import Comparison, Failure, Item, Scorecard
@@ -124,7 +124,7 @@ def gold_pairs(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Iterato
 
 def bias_numbers(
     items: Sequence[Item], cards: Mapping[str, Scorecard], model: str = "", seed: int = 0
-) -> tuple[Number, ...]:
+) -> tuple[MetricValue, ...]:
     """Bias of one scorer, as far as the Items and Scorecards (by Item id) show it; what does not apply is absent.
 
     - `position: …`, over pairs judged in both orders: the share with the same verdict in both ("consistency"),
@@ -171,7 +171,7 @@ class _Rows:
         if more in self._values and less in self._values:
             self._less[metric] = (more, less)
 
-    def measured(self, seed: int) -> Iterator[Number]:
+    def measured(self, seed: int) -> Iterator[MetricValue]:
         hidden = {part for parts in self._less.values() for part in parts}
         wanted = {m: {m: 1.0} for m in self._values if m not in hidden}
         wanted |= {metric: {more: 1.0, less: -1.0} for metric, (more, less) in self._less.items()}
@@ -283,19 +283,19 @@ def _authors(pairs: Sequence[Pair], model: str, rows: _Rows) -> None:
             rows.subtract(shown, f"{metric} preferred", f"{metric} right")
 
 
-def _controlled(pairs: Sequence[Pair]) -> tuple[Number, ...]:
+def _controlled(pairs: Sequence[Pair]) -> tuple[MetricValue, ...]:
     metric = "length: controlled accuracy"
     if not any(map(_longer, pairs)):
         return ()
     judged = [pair for pair in pairs if pair.verdict is not None]
     prompts = [pair.prompt for pair in judged]
     if len(set(prompts)) < 2:
-        return (Number(metric, "", None, left_out=len(pairs) - len(judged), note="fewer than two prompts were judged"),)
+        return (MetricValue(metric, "", None, left_out=len(pairs) - len(judged), note="fewer than two prompts were judged"),)
     right = np.array([pair.verdict for pair in judged], dtype=np.float64)
     value, low, high = length_controlled(right, np.array([float(_longer(pair)) for pair in judged]), prompts)
     method = "logistic regression, errors clustered by prompt"
     left_out, ties = len(pairs) - len(judged), int(np.sum(right == 0.5))
-    return (Number(metric, "", value, low, high, method, len(judged), len(set(prompts)), left_out, ties),)
+    return (MetricValue(metric, "", value, low, high, method, len(judged), len(set(prompts)), left_out, ties),)
 
 
 def length_controlled(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from judges.data.quality import preferences
-from judges.evaluation.results import Bin, Number
+from judges.data.quality import preferred_pairs
+from judges.evaluation.results import Bin, MetricValue
 from judges.evaluation.statistics import bootstrap, intervals
 from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
 from judges.types import Comparison, Failure, Item, Scorecard
@@ -61,7 +61,7 @@ class Temperature:
 
 def measure(
     items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int = 0, draws: int = 1000
-) -> tuple[tuple[Number, ...], Mapping[str, tuple[Bin, ...]]]:
+) -> tuple[tuple[MetricValue, ...], Mapping[str, tuple[Bin, ...]]]:
     """ECE, Brier score and log loss of the pairs with a chosen response, and reliability curves.
 
     Confidence is max(p, 1 − p) of p = σ(margin / T); the pair is right where the side with p > ½ is the chosen
@@ -77,14 +77,14 @@ def measure(
     pairs = margins_of(items, cards)
     if not len(pairs.margins):
         why = _joined("no pair could be judged", pairs.beyond)
-        return ((Number("temperature", "", None, left_out=pairs.left_out, note=why),) if pairs.left_out else ()), {}
+        return ((MetricValue("temperature", "", None, left_out=pairs.left_out, note=why),) if pairs.left_out else ()), {}
     stages = {AS_IT_IS: (pairs.own, pairs.note)}
     fitted = cross_fitted(pairs.margins, pairs.prompts, seed)
     if fitted is not None:
         note = f"fitted on {min(FOLDS, len(set(pairs.prompts)))} folds of prompts"
         stages[AFTER] = (pairs.margins / fitted, _joined(note, _of_unit(pairs.unit)))
     draw = _Draws(pairs, seed, draws)
-    found: list[Number] = []
+    found: list[MetricValue] = []
     for stage, (logits, note) in stages.items():
         suffix = "" if stage == AS_IT_IS else f", {AFTER}"
         for kind, edges in (("equal width", equal_width()), ("equal mass", equal_mass(logits))):
@@ -121,14 +121,14 @@ class _Draws:
         made = [Mean(column, self.pairs.rows, self.pairs.prompts) for column in columns]
         return bootstrap.draw(bootstrap.strata_of(made), len(made), self.draws, self.seed)
 
-    def number(self, metric: str, value: float, low: float, high: float, method: str, note: str) -> Number:
+    def number(self, metric: str, value: float, low: float, high: float, method: str, note: str) -> MetricValue:
         prompts = len(set(self.pairs.prompts))
         rows = len(self.pairs.rows)
         if prompts < 3:
             note = _joined(note, "fewer than 3 prompts: no interval")
-            return Number(metric, "", value, rows=rows, prompts=prompts, note=note)
+            return MetricValue(metric, "", value, rows=rows, prompts=prompts, note=note)
         method = f"{method}, {self.draws} draws"
-        return Number(metric, "", value, low, high, method, rows=rows, prompts=prompts, note=note)
+        return MetricValue(metric, "", value, low, high, method, rows=rows, prompts=prompts, note=note)
 
 
 def margins_of(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Pairs:
@@ -138,7 +138,7 @@ def margins_of(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Pairs:
         (item, cards[item.id], won, lost)
         for item in items
         if item.gold is not None and item.gold.chosen is not None
-        for won, lost in preferences(item)
+        for won, lost in preferred_pairs(item)
     ]
     unit, told = "scores", [_score_margin(card, won, lost) for _, card, won, lost in asked]
     for other, margin in (("comparisons", _comparison_margin), ("preference", _log_odds)):
@@ -245,15 +245,15 @@ def cross_fitted(margins: Array, prompts: Sequence[str], seed: int = 0, folds: i
     return made
 
 
-def _temperature(pairs: Pairs, applied: Array | None, draw: _Draws) -> Number:
+def _temperature(pairs: Pairs, applied: Array | None, draw: _Draws) -> MetricValue:
     """T on all rows. A draw is one Newton step from it: what a fit on the drawn rows comes to but for a hair."""
     rows, prompts = len(pairs.rows), len(set(pairs.prompts))
     fitted = fit_temperature(pairs.margins)
     if fitted is None:
         note = "every margin is 0: there is nothing to fit"
-        return Number("temperature", "", None, rows=rows, prompts=prompts, note=note)
+        return MetricValue("temperature", "", None, rows=rows, prompts=prompts, note=note)
     if fitted.why:
-        return Number("temperature", "", fitted.value, rows=rows, prompts=prompts, note=fitted.why)
+        return MetricValue("temperature", "", fitted.value, rows=rows, prompts=prompts, note=fitted.why)
     wrong = expit(-pairs.margins / fitted.value)
     drawn = draw.means([pairs.margins * wrong, pairs.margins**2 * wrong * (1 - wrong)])
     coolest = 1 / (HOTTEST * float(np.mean(np.abs(pairs.margins))))
@@ -318,7 +318,7 @@ def reliability(logits: Array) -> tuple[Bin, ...]:
     )
 
 
-def _ece(logits: Array, edges: Array, draw: _Draws, metric: str, note: str) -> Number:
+def _ece(logits: Array, edges: Array, draw: _Draws, metric: str, note: str) -> MetricValue:
     sure, right = confidence(logits)
     bins, error = np.searchsorted(edges, sure, side="right"), right - sure
     value = _gap(bins, error)

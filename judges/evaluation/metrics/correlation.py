@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from judges.evaluation.metrics.accuracy import noted, worth
-from judges.evaluation.results import Number
+from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics import intervals
 from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
 from judges.types import Item, Scorecard
@@ -38,7 +38,7 @@ class Group:
 
 def correlation_numbers(
     items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int = 0, draws: int = 1000
-) -> tuple[Number, ...]:
+) -> tuple[MetricValue, ...]:
     """Correlations with human scores, or with negated ranks. Empty where no Item has either as gold.
 
     "…, per prompt": the mean over prompts of the correlation among a prompt's responses, as a whole and by
@@ -52,7 +52,7 @@ def correlation_numbers(
     less the prompt's lowest.
     """
     groups = [group for group in _groups(items, cards) if len(group.human) + group.failed > 1]
-    made: list[Number] = []
+    made: list[MetricValue] = []
     if groups:
         for name, by_prompt in PER_PROMPT.items():
             values = _by_size(groups, by_prompt)
@@ -262,7 +262,7 @@ def _responses(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> _Respon
     return _Responses(np.array(human_values, float), np.array(scores, float), prompts, names, failed, ranks)
 
 
-def _pooled(items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int, draws: int) -> list[Number]:
+def _pooled(items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int, draws: int) -> list[MetricValue]:
     found = _responses(items, cards)
     if not len(found.human) + found.failed:
         return []
@@ -280,7 +280,7 @@ def _pooled(items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int, dr
     ]
 
 
-def _systems(items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int, draws: int) -> list[Number]:
+def _systems(items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int, draws: int) -> list[MetricValue]:
     found = _responses(items, cards)
     known = np.array([bool(author) for author in found.authors], dtype=bool)
     names, codes = np.unique(np.array(found.authors, dtype=str)[known], return_inverse=True)
@@ -315,12 +315,12 @@ def _number(
     note: str,
     seed: int,
     draws: int,
-) -> Number:
+) -> MetricValue:
     if not prompts:
-        return Number(metric, "", None, note="no response was scored")
+        return MetricValue(metric, "", None, note="no response was scored")
     if np.isnan(statistic(np.arange(len(prompts)))):
         constant = "not defined: one side is constant, or there is one response"
-        return Number(metric, "", None, rows=len(prompts), prompts=len(set(prompts)), note=constant)
+        return MetricValue(metric, "", None, rows=len(prompts), prompts=len(set(prompts)), note=constant)
     return noted(intervals.resampled(prompts, statistic, metric, seed=seed, draws=draws), note)
 
 

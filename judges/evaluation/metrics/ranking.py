@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from judges.evaluation.metrics.accuracy import noted, worth
 from judges.evaluation.metrics.correlation import spearman, tau_b
-from judges.evaluation.results import Number
+from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics import intervals
 from judges.evaluation.statistics.tally import prompt_of
 from judges.types import Item, Scorecard
@@ -96,7 +96,7 @@ def ranked(
 
 def ranking_numbers(
     items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int = 0, draws: int = 1000
-) -> tuple[Number, ...]:
+) -> tuple[MetricValue, ...]:
     """How near the scorer's ranking of models is to the humans': Kendall τ-b and Spearman of the strengths of
     the models that both rank, three at least. `rows` counts the models. Empty where no Item names its authors.
 
@@ -110,7 +110,7 @@ def ranking_numbers(
     both = sorted(groups[0] & groups[1])
     if len(both) < 3:
         why = f"{len(both)} models are ranked by the scorer and by humans; it needs three"
-        return tuple(Number(name, "", None, rows=len(both), note=why) for name in names)
+        return tuple(MetricValue(name, "", None, rows=len(both), note=why) for name in names)
     prompts = sorted({*sides[0].prompts, *sides[1].prompts})
     place = {prompt: i for i, prompt in enumerate(prompts)}
     at = [np.array([place[prompt] for prompt in side.prompts], dtype=np.intp) for side in sides]

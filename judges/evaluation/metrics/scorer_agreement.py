@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judges.evaluation.metrics.bias import gold_pairs, verdict
-from judges.evaluation.results import Number
+from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics.intervals import numbers, resampled
 from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
 from judges.types import Item, Scorecard
@@ -41,7 +41,7 @@ BATCHES = frozenset(
 
 def between_numbers(
     items: Sequence[Item], cards_by_label: Mapping[str, Cards], identities: Mapping[str, Mapping[str, Any]]
-) -> tuple[Number, ...]:
+) -> tuple[MetricValue, ...]:
     """Each scorer against each other on one benchmark, the labels in `section` as "A | B".
 
     - `agreement: same verdict`, the share of pairs of responses with equal verdicts (first, second or tie), and
@@ -52,7 +52,7 @@ def between_numbers(
       the share of equal verdicts, the mean absolute difference of scores, and the spread of their accuracies.
     """
     columns = {label: _columns(items, cards) for label, cards in cards_by_label.items()}
-    made: list[Number] = []
+    made: list[MetricValue] = []
     for one, other in combinations(cards_by_label, 2):
         section, a, b = f"{one} | {other}", columns[one], columns[other]
         made += _coefficients(a, b, section)
@@ -111,7 +111,7 @@ def _columns(items: Sequence[Item], cards: Cards) -> Column:
 
 def _mean(
     metric: str, section: str, rows: Sequence[Row], values: NDArray[Any], known: Floats, less: Floats | None = None
-) -> Number:
+) -> MetricValue:
     """The mean of `values`, or of those minus the mean of `less`, over the rows where `known` is a number."""
     both = np.flatnonzero(~np.isnan(known))
     names, prompts = tuple(rows[i][0] for i in both), tuple(rows[i][1] for i in both)
@@ -125,7 +125,7 @@ def _mean(
     return made if less is None else _unsigned(made)
 
 
-def _coefficients(one: Column, other: Column, section: str) -> Iterator[Number]:
+def _coefficients(one: Column, other: Column, section: str) -> Iterator[MetricValue]:
     if not one.pairs:
         statistic = spearman(one.scores, other.scores)
         yield _over(statistic, one.scores + other.scores, one.responses, "agreement: spearman of scores", section)
@@ -136,15 +136,15 @@ def _coefficients(one: Column, other: Column, section: str) -> Iterator[Number]:
     yield _over(margins, one.margins + other.margins, one.pairs, "agreement: spearman of margins", section)
 
 
-def _over(statistic: Statistic, known: Floats, rows: Sequence[Row], metric: str, section: str) -> Number:
+def _over(statistic: Statistic, known: Floats, rows: Sequence[Row], metric: str, section: str) -> MetricValue:
     """A statistic of the rows that both have, with its interval; why there is none otherwise."""
     both = np.flatnonzero(~np.isnan(known))
     left_out = len(rows) - len(both)
     if not len(both):
-        return Number(metric, section, None, left_out=left_out, note=NONE_SHARED)
+        return MetricValue(metric, section, None, left_out=left_out, note=NONE_SHARED)
     if math.isnan(statistic(both)):
         note = "not defined: one of the two says the same of every row"
-        return Number(metric, section, None, rows=len(both), left_out=left_out, note=note)
+        return MetricValue(metric, section, None, rows=len(both), left_out=left_out, note=note)
     found = resampled([rows[i][1] for i in both], lambda drawn: statistic(both[drawn]), metric, section)
     return replace(found, left_out=left_out)
 
@@ -229,11 +229,11 @@ def _differences(one: Any, other: Any) -> Iterator[str]:
         yield ""
 
 
-def _same(metric: str, section: str, one: Column, other: Column) -> Number:
+def _same(metric: str, section: str, one: Column, other: Column) -> MetricValue:
     return _mean(metric, section, one.pairs, one.verdicts == other.verdicts, one.verdicts + other.verdicts)
 
 
-def _stability(name: str, section: str, one: Column, other: Column) -> Iterator[Number]:
+def _stability(name: str, section: str, one: Column, other: Column) -> Iterator[MetricValue]:
     if one.pairs:
         yield _same(f"{name}: same verdict", section, one, other)
     apart = np.abs(one.scores - other.scores)
@@ -243,7 +243,7 @@ def _stability(name: str, section: str, one: Column, other: Column) -> Iterator[
         yield _mean(f"{name}: spread of accuracy", section, one.decided, one.right, known, other.right)
 
 
-def _unsigned(number: Number) -> Number:
+def _unsigned(number: MetricValue) -> MetricValue:
     """|x| with the interval that follows from x's: from 0 where that holds 0."""
     if number.value is None or number.low is None or number.high is None:
         return number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from judges.evaluation.results import Result, Run, read_lines
+from judges.evaluation.results import Result, Run, read_jsonl
 
 STALE = "the judgments are not those of the numbers: run compare again"
 
@@ -34,7 +34,7 @@ def stale(folder: Path, run: Run, result: Result) -> str:
     """
     rows = 0
     failures: Counter[str] = Counter()
-    for card in read_lines(folder / result.file):
+    for card in read_jsonl(folder / result.file):
         rows += 1
         failures.update(j["failure"]["reason"] for j in card["judgments"] if j.get("failure") is not None)
     measured = next(m for m in run.benchmarks if m.name == result.benchmark)

@@ -15,7 +15,7 @@ from judges.evaluation.report.data import shown_value
 from judges.evaluation.report.html import page_file, policy, write_whole
 from judges.evaluation.report.markdown import cell, table, visible
 from judges.evaluation.report.outcomes import Said, outcome
-from judges.evaluation.results import Number, Result, Run, read_lines, read_run
+from judges.evaluation.results import MetricValue, Result, Run, read_jsonl, read_run
 
 INTERVALS = (
     "Each number has its own 95 % interval; that of the difference, row by row, is told by assay compare --against."
@@ -51,8 +51,8 @@ class ResultChange:
 
     benchmark: str
     label: str
-    before: Number | None
-    after: Number | None
+    before: MetricValue | None
+    after: MetricValue | None
     why_not: str = ""
     rows: int = 0
     flips: tuple[Flip, ...] = ()
@@ -131,7 +131,7 @@ def _flips(a: Result, b: Result, old: tuple[Path, Run], new: tuple[Path, Run]) -
     paths = (old[0] / a.file, new[0] / b.file, new[0] / file)
     if not all(path.is_file() for path in paths):
         return 0, []
-    items = {item["id"]: item for item in read_lines(paths[2])}
+    items = {item["id"]: item for item in read_jsonl(paths[2])}
     was = _said(paths[0], items)
     now = _said(paths[1], items)
     both = [name for name in items if name in was and name in now]
@@ -140,7 +140,7 @@ def _flips(a: Result, b: Result, old: tuple[Path, Run], new: tuple[Path, Run]) -
 
 
 def _said(path: Path, items: Mapping[str, Any]) -> dict[str, Said]:
-    return {card["id"]: outcome(items[card["id"]], card).said for card in read_lines(path) if card["id"] in items}
+    return {card["id"]: outcome(items[card["id"]], card).said for card in read_jsonl(path) if card["id"] in items}
 
 
 def _beginning(item: Mapping[str, Any]) -> str:
@@ -189,8 +189,8 @@ def number_rows(changes: Changes) -> list[tuple[str, ...]]:
 HEAD = ("benchmark", "scorer", "before", "after", "difference", "right→wrong", "wrong→right", "other flips")
 
 
-def _signed(difference: float, number: Number) -> str:
-    shown = shown_value(Number(number.metric, "", difference))
+def _signed(difference: float, number: MetricValue) -> str:
+    shown = shown_value(MetricValue(number.metric, "", difference))
     return shown if difference < 0 else f"+{shown}"
 
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from judges.evaluation.references import Published, references
+from judges.evaluation.references import PublishedScore, published_scores
 from judges.evaluation.report.caveats import caveats
 from judges.evaluation.report.outcomes import SAID, Outcome, disagree, outcome
-from judges.evaluation.results import Number, Result, Run, read_lines
+from judges.evaluation.results import MetricValue, Result, Run, read_jsonl
 
 MOST_JUDGMENTS = 20_000
 MOST_BYTES = 24_000_000  # of judgments and Items on the page
@@ -37,10 +37,10 @@ def is_share(metric: str) -> bool:
     return SHARES.match(metric) is not None
 
 
-def shown_value(number: Number | None, places: int = 1) -> str:
+def shown_value(number: MetricValue | None, places: int = 1) -> str:
     """A value with its interval, as the tables of Markdown and changes have it.
 
-    >>> shown_value(Number("accuracy", "", 0.5, 0.4, 0.6))
+    >>> shown_value(MetricValue("accuracy", "", 0.5, 0.4, 0.6))
     '50.0 (40.0 to 60.0)'
     """
     if number is None or number.value is None:
@@ -64,14 +64,14 @@ def script_json(value: Any) -> str:
     return SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def published(run: Run) -> tuple[Published, ...]:
+def published(run: Run) -> tuple[PublishedScore, ...]:
     """The published scores to show beside a run that asked for them (`settings["references"]`).
 
     They are of the benchmarks that were measured whole: a cut or otherwise different set has none.
     """
     if run.settings.get("references") is not True:
         return ()
-    return tuple(row for m in run.benchmarks if not m.differs for row in references(m.name))
+    return tuple(row for m in run.benchmarks if not m.differs for row in published_scores(m.name))
 
 
 def page_data(folder: Path, run: Run) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def page_data(folder: Path, run: Run) -> dict[str, Any]:
 
 
 def _slim(number: dict[str, Any]) -> dict[str, Any]:
-    """A Number without what is not known; a count of nothing and an empty text go without saying."""
+    """A MetricValue without what is not known; a count of nothing and an empty text go without saying."""
     return {k: v for k, v in number.items() if v is not None and (k == "section" or v != DEFAULTS.get(k))}
 
 
@@ -175,7 +175,7 @@ class Judgments:
     def _lines(self, file: str) -> Iterator[dict[str, Any]]:
         """The rows of a file of the run; none where it was taken away: the numbers stand without it."""
         path = self._folder / file
-        return read_lines(path) if path.is_file() else iter(())
+        return read_jsonl(path) if path.is_file() else iter(())
 
 
 def _first(read: _Read) -> bool:

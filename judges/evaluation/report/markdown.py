@@ -9,9 +9,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from judges.evaluation.references import Published
+from judges.evaluation.references import PublishedScore
 from judges.evaluation.report.data import published, shown_value
-from judges.evaluation.results import Measurement, Number, Result, Run
+from judges.evaluation.results import BenchmarkInfo, MetricValue, Result, Run
 
 SECTIONED = ("official", "by the official rules", "accuracy")
 # What a spreadsheet would take for a formula when it begins a cell.
@@ -37,13 +37,13 @@ def write_markdown(run: Run) -> str:
     return "\n".join(told)
 
 
-def _benchmark(benchmark: Measurement, results: Sequence[Result]) -> list[str]:
+def _benchmark(benchmark: BenchmarkInfo, results: Sequence[Result]) -> list[str]:
     told = [f"{benchmark.items:,} rows of {benchmark.prompts:,} prompts, digest {cell(benchmark.digest)}."]
     told += [f"Not as published: {cell(sentence)}" for sentence in benchmark.differs]
     rows = []
     for r in results:
         accuracy = r.number("accuracy") or r.main
-        worst = shown_value(Number(r.main.metric, "", r.main.worst))
+        worst = shown_value(MetricValue(r.main.metric, "", r.main.worst))
         tokens = r.usage.prompt_tokens + r.usage.generated_tokens
         name = f"{r.label} (judged elsewhere)" if r.published else r.label
         failed = ", ".join(f"{reason} {count}" for reason, count in r.failures.items()) or "0"
@@ -59,7 +59,7 @@ def _benchmark(benchmark: Measurement, results: Sequence[Result]) -> list[str]:
     return [*told, ""]
 
 
-def _published(rows: Sequence[Published]) -> list[str]:
+def _published(rows: Sequence[PublishedScore]) -> list[str]:
     if not rows:
         return []
     shown = [(f"{r.model} (published {r.date})", r.section, r.source, f"{r.score:.1f}") for r in rows]
@@ -103,7 +103,7 @@ def visible(text: str) -> str:
 
 
 def write_csv(run: Run) -> str:
-    """One row for each Number of each result. A text that a spreadsheet would run begins with an apostrophe."""
+    """One row for each MetricValue of each result. A text that a spreadsheet would run begins with an apostrophe."""
     out = io.StringIO(newline="")
     rows = csv.writer(out)
     rows.writerow(COLUMNS)

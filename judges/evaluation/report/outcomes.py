@@ -1,6 +1,6 @@
 """What one scorecard says beside its gold: right, wrong, a tie, partly right, or why not.
 
-All here works on rows as they lie on disk (`types.to_plain` of an Item and of a Scorecard): a report reads
+All here works on rows as they lie on disk (`types.to_dict` of an Item and of a Scorecard): a report reads
 hundreds of thousands of them. It is for finding rows to read. Numbers come from the run.
 """
 

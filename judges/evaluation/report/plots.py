@@ -10,7 +10,7 @@ from typing import Any
 
 from judges.errors import CannotRun
 from judges.evaluation.report.data import is_share
-from judges.evaluation.results import Measurement, Number, Result, Run
+from judges.evaluation.results import BenchmarkInfo, MetricValue, Result, Run
 
 # Okabe and Ito's colours, dark enough for lines on white; shapes beside them.
 COLOURS = ("#0072b2", "#b35900", "#007a5a", "#9b3d7a", "#8a6d00", "#444444", "#2c8ab8", "#c03a2b")
@@ -60,7 +60,7 @@ def plain_name(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(name).stem)[:40].strip("-") or "benchmark"
 
 
-def _forest(figure: Any, benchmark: Measurement, results: Sequence[Result], labels: Sequence[str]) -> bool:
+def _forest(figure: Any, benchmark: BenchmarkInfo, results: Sequence[Result], labels: Sequence[str]) -> bool:
     ordered = sorted(results, key=lambda r: _value(r.main))
     figure.set_size_inches(7, 1.3 + 0.32 * len(ordered))
     axes = figure.subplots()
@@ -79,7 +79,7 @@ def _forest(figure: Any, benchmark: Measurement, results: Sequence[Result], labe
     return True
 
 
-def _heat_map(figure: Any, benchmark: Measurement, results: Sequence[Result], labels: Sequence[str]) -> bool:
+def _heat_map(figure: Any, benchmark: BenchmarkInfo, results: Sequence[Result], labels: Sequence[str]) -> bool:
     metric = results[0].headline[0]
     sections = list(dict.fromkeys(n.section for r in results for n in r.numbers if n.metric == metric and n.section))
     if not sections:
@@ -101,7 +101,7 @@ def _heat_map(figure: Any, benchmark: Measurement, results: Sequence[Result], la
     return True
 
 
-def _reliability(figure: Any, benchmark: Measurement, results: Sequence[Result], labels: Sequence[str]) -> bool:
+def _reliability(figure: Any, benchmark: BenchmarkInfo, results: Sequence[Result], labels: Sequence[str]) -> bool:
     drawn = [r for r in results if any(r.curves.values())]
     if not drawn:
         return False
@@ -127,7 +127,7 @@ def _reliability(figure: Any, benchmark: Measurement, results: Sequence[Result],
     return True
 
 
-def _cost(figure: Any, benchmark: Measurement, results: Sequence[Result], labels: Sequence[str]) -> bool:
+def _cost(figure: Any, benchmark: BenchmarkInfo, results: Sequence[Result], labels: Sequence[str]) -> bool:
     measured = [r for r in results if not r.published]
     if len(measured) < 2:
         return False
@@ -169,16 +169,16 @@ def _cost(figure: Any, benchmark: Measurement, results: Sequence[Result], labels
 PLOTS = {"forest": _forest, "heat-map": _heat_map, "reliability": _reliability, "cost": _cost}
 
 
-def _value(number: Number) -> float:
+def _value(number: MetricValue) -> float:
     assert number.value is not None, "results without a headline are not plotted"
     return number.value
 
 
-def _times(number: Number) -> float:
+def _times(number: MetricValue) -> float:
     return 100.0 if is_share(number.metric) else 1.0
 
 
-def _unit(number: Number) -> str:
+def _unit(number: MetricValue) -> str:
     return ", %" if is_share(number.metric) else ""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from judges.evaluation.results import Number
+from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics.bootstrap import SMALL, Spread, draw, spread_of, strata_of
 from judges.evaluation.statistics.tally import Mean, Tally
 
@@ -195,8 +195,8 @@ def _least(weights: Floats, ends: tuple[int, int]) -> float:
     return float(np.minimum(weights * ends[0], weights * ends[1]).sum())
 
 
-def numbers(tally: Tally, metric: str, seed: int = 0, draws: int = 1000, signed: bool = False) -> tuple[Number, ...]:
-    """One Number for each of the tally's numbers, its name as `section`, then one for each that is missing.
+def numbers(tally: Tally, metric: str, seed: int = 0, draws: int = 1000, signed: bool = False) -> tuple[MetricValue, ...]:
+    """One MetricValue for each of the tally's numbers, its name as `section`, then one for each that is missing.
 
     Every one with its interval (see `intervals`, also for `signed`), from one bootstrap. A number with a mean of
     no rows has no value. `left_out`, `ties`, `worst` and `best` are not known here.
@@ -213,10 +213,10 @@ def numbers(tally: Tally, metric: str, seed: int = 0, draws: int = 1000, signed:
         rows = len({row for mean in means for row in mean.rows})
         prompts = len({prompt for mean in means for prompt in mean.prompts})
         if (one := found.get(name)) is None:
-            made.append(Number(metric, name, None, rows=rows, prompts=prompts, note="a part of it has no rows"))
+            made.append(MetricValue(metric, name, None, rows=rows, prompts=prompts, note="a part of it has no rows"))
         else:
-            made.append(Number(metric, name, one.value, one.low, one.high, one.method, rows, prompts, note=one.note))
-    return (*made, *(Number(metric, name, None, note=why) for name, why in tally.missing.items()))
+            made.append(MetricValue(metric, name, one.value, one.low, one.high, one.method, rows, prompts, note=one.note))
+    return (*made, *(MetricValue(metric, name, None, note=why) for name, why in tally.missing.items()))
 
 
 def resampled(
@@ -226,8 +226,8 @@ def resampled(
     section: str = "",
     seed: int = 0,
     draws: int = 1000,
-) -> Number:
-    """A Number that is no mean (pooled Kendall τ), with a bootstrap over prompts.
+) -> MetricValue:
+    """A MetricValue that is no mean (pooled Kendall τ), with a bootstrap over prompts.
 
     `prompts` names each row's prompt; `statistic` is given row indices, with repetition, and may answer nan:
     such draws are left out and counted in `note`. Bias-corrected percentiles at the quantiles of Student's t.
@@ -238,9 +238,9 @@ def resampled(
     n = len(index)
     value = float(statistic(np.arange(len(prompts), dtype=np.intp))) if prompts else math.nan
     if not math.isfinite(value):
-        return Number(metric, section, None, rows=len(prompts), prompts=n, note="not defined on these rows")
+        return MetricValue(metric, section, None, rows=len(prompts), prompts=n, note="not defined on these rows")
     if n < 3:
-        return Number(metric, section, value, rows=len(prompts), prompts=n, note="fewer than 3 prompts: no interval")
+        return MetricValue(metric, section, value, rows=len(prompts), prompts=n, note="fewer than 3 prompts: no interval")
     by_prompt = np.concatenate([np.array(rows, dtype=np.intp) for rows in index.values()])
     counts = np.array([len(rows) for rows in index.values()])
     starts = np.cumsum(counts) - counts
@@ -257,7 +257,7 @@ def resampled(
     lost = draws - len(found)
     note = f"{lost} of {draws} draws were not defined" if lost else ""
     if len(found) < draws / 2:
-        return Number(metric, section, value, rows=len(prompts), prompts=n, note=f"{note}: no interval")
+        return MetricValue(metric, section, value, rows=len(prompts), prompts=n, note=f"{note}: no interval")
     low, high = bca(value, found, 0.0, n - 1)
     method = f"bootstrap over prompts, {draws} draws"
-    return Number(metric, section, value, low, high, method, len(prompts), n, note=note)
+    return MetricValue(metric, section, value, low, high, method, len(prompts), n, note=note)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-from judges.evaluation.results import Number
+from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics.intervals import wilson
 
 FEWEST = 15  # labelled prompts: at 10, 95 % intervals held 98 to 100 % of the time and told little
@@ -30,7 +30,7 @@ class TooFewLabels(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The corrected rate or mean, and what it stands beside; each Number with its 95 % interval.
+    """The corrected rate or mean, and what it stands beside; each MetricValue with its 95 % interval.
 
     `verdicts_alone` is the naive mean verdict, its value None where verdicts and labels have different units;
     so has `rogan_gladen` where labels or verdicts are not 0 and 1. `power` is PPI++'s λ: 0 uses no verdict, 1
@@ -39,10 +39,10 @@ class Estimate:
     without verdicts would give an interval as narrow. `rate` says that labels lie in 0 to 1.
     """
 
-    corrected: Number
-    labels_alone: Number
-    verdicts_alone: Number
-    rogan_gladen: Number
+    corrected: MetricValue
+    labels_alone: MetricValue
+    verdicts_alone: MetricValue
+    rogan_gladen: MetricValue
     power: float
     rows: int
     labelled: int
@@ -53,7 +53,7 @@ class Estimate:
     notes: tuple[str, ...] = ()
 
     @property
-    def numbers(self) -> tuple[Number, ...]:
+    def numbers(self) -> tuple[MetricValue, ...]:
         return (self.corrected, self.labels_alone, self.verdicts_alone, self.rogan_gladen)
 
 
@@ -103,7 +103,7 @@ def estimate(
     unlabelled = sums.rows - sums.labelled
     slope = sums.slope if unlabelled else 0.0
     found = _interval(sums.label, sums.variance(0), sums.carriers, 1, rate)
-    alone = Number(LABELS, section, *found, rows=sums.labelled, prompts=sums.carriers)
+    alone = MetricValue(LABELS, section, *found, rows=sums.labelled, prompts=sums.carriers)
     notes = []
     if sums.carriers < FEW:
         notes.append(f"{sums.carriers} labelled prompts: below {FEW} the interval is rough, rather too wide")
@@ -128,7 +128,7 @@ def estimate(
             f"the judge finds labelled rows different from all (mean verdict {sums.verdict_labelled:.3g} against"
             f" {sums.verdict:.3g}): were they drawn at random?"
         )
-    corrected = Number(CORRECTED, section, *told, rows=sums.rows, prompts=sums.groups)
+    corrected = MetricValue(CORRECTED, section, *told, rows=sums.rows, prompts=sums.groups)
     need, left = _to_halve(sums, slope)
     return Estimate(
         corrected=corrected,
@@ -282,22 +282,22 @@ def _interval(value: float, variance: float, prompts: int, fitted: int, rate: bo
     return value, *wilson(value, size, t), "Wilson at the effective size over prompts"
 
 
-def _width(number: Number) -> float:
+def _width(number: MetricValue) -> float:
     assert number.low is not None and number.high is not None
     return number.high - number.low
 
 
-def _naive(f: Array, code: NDArray[np.intp], section: str, rate: bool) -> Number:
+def _naive(f: Array, code: NDArray[np.intp], section: str, rate: bool) -> MetricValue:
     """The mean verdict of all rows: what one would say who trusts the judge."""
     if rate and (f.min() < 0 or f.max() > 1):
         why = "verdicts are scores and labels a rate: the mean verdict is no rate"
-        return Number(VERDICTS, section, None, note=why)
+        return MetricValue(VERDICTS, section, None, note=why)
     sums = _Sums.of(f, f, code)
     found = _interval(sums.label, sums.variance(0), sums.groups, 1, rate)
-    return Number(VERDICTS, section, *found, rows=sums.rows, prompts=sums.groups)
+    return MetricValue(VERDICTS, section, *found, rows=sums.rows, prompts=sums.groups)
 
 
-def rogan_gladen(f: Array, y: Array, code: NDArray[np.intp], section: str = "") -> Number:
+def rogan_gladen(f: Array, y: Array, code: NDArray[np.intp], section: str = "") -> MetricValue:
     """The rate by Rogan and Gladen 1978: (apparent + specificity − 1) / (sensitivity + specificity − 1).
 
     Verdicts and labels are 0 or 1, labels nan where there is none. The apparent rate is that of all rows,
@@ -305,14 +305,14 @@ def rogan_gladen(f: Array, y: Array, code: NDArray[np.intp], section: str = "") 
     """
     seen = ~np.isnan(y)
     if not (np.isin(f, (0, 1)).all() and np.isin(y[seen], (0, 1)).all()):
-        return Number(ROGAN_GLADEN, section, None, note="for verdicts and labels of 0 and 1 only")
+        return MetricValue(ROGAN_GLADEN, section, None, note="for verdicts and labels of 0 and 1 only")
     good, bad = seen & (y == 1), seen & (y == 0)
     if not good.any() or not bad.any():
-        return Number(ROGAN_GLADEN, section, None, note="labels are all equal: half of the judge's errors are unseen")
+        return MetricValue(ROGAN_GLADEN, section, None, note="labels are all equal: half of the judge's errors are unseen")
     sensitivity, specificity, apparent = float(f[good].mean()), float(1 - f[bad].mean()), float(f.mean())
     informed = sensitivity + specificity - 1
     if informed <= 0:
-        return Number(ROGAN_GLADEN, section, None, note="the judge is no better than chance: it cannot be inverted")
+        return MetricValue(ROGAN_GLADEN, section, None, note="the judge is no better than chance: it cannot be inverted")
     value = (apparent + specificity - 1) / informed
     error = (f - apparent) / len(f)
     error = error + np.where(bad, (1 - value) * (1 - f - specificity) / bad.sum(), 0)
@@ -322,7 +322,7 @@ def rogan_gladen(f: Array, y: Array, code: NDArray[np.intp], section: str = "") 
     half = float(ndtri(0.975)) * math.sqrt(float(sums @ sums) * carriers / max(1, carriers - 1))
     low, high = (min(1.0, max(0.0, edge)) for edge in (value - half, value + half))
     note = "" if 0 <= value <= 1 else f"{value:.3f}, cut to 0 to 1"
-    return Number(
+    return MetricValue(
         *(ROGAN_GLADEN, section, min(1.0, max(0.0, value)), low, high, "delta method over prompts"),
         rows=len(f),
         prompts=len(sums),
@@ -346,7 +346,7 @@ def _to_halve(sums: _Sums, slope: float) -> tuple[int | None, float]:
 
 
 def _words(
-    corrected: Number, alone: Number, sums: _Sums, slope: float, need: int | None, left: float, rate: bool
+    corrected: MetricValue, alone: MetricValue, sums: _Sums, slope: float, need: int | None, left: float, rate: bool
 ) -> str:
     def told(value: float) -> str:
         return f"{100 * value:.1f} %" if rate else f"{value:.3g}"

@@ -4,10 +4,13 @@ import json
 from collections import Counter
 
 import pytest
+from benchmark_cards import write_rows
 
+from judges import load_scorer
 from judges.errors import CannotRun
-from judges.evaluation.benchmarks import KNOWN, NAMED, REGISTRY, describe, load_benchmark
+from judges.evaluation.benchmarks import BENCHMARKS, DEMO_SPECS, load_benchmark
 from judges.evaluation.benchmarks.base import Benchmark
+from judges.evaluation.metrics.accuracy import accuracy_numbers
 from judges.evaluation.statistics.tally import prompt_of
 from judges.types import Item
 
@@ -33,11 +36,6 @@ SETS = {
 }
 
 
-def write(path, *rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def kind(item):
     gold = item.gold
     return "tie" if gold.tie else next(n for n in ("chosen", "ranking", "scores") if getattr(gold, n) is not None)
@@ -52,14 +50,20 @@ def own(shared_data):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_set_of_real_judgments_loads_whole(own, name):
+def test_every_set_of_real_judgments_loads_completely_and_is_scored(own, name):
     found = own(name)
     rows, golds, subsets = SETS[name]
-    own_name = f"{name}.jsonl" if name in KNOWN else name  # a file of one's own is no published benchmark
+    own_name = f"{name}.jsonl" if name in BENCHMARKS else name  # a file of one's own is no published benchmark
     assert (found.name, found.title, found.differs) == (own_name, own_name, ()) and found.official is None
     assert len(found.items) == rows == len({item.id for item in found.items})
     assert Counter(map(kind, found.items)) == golds
     assert len({item.subset for item in found.items}) == subsets
+    if golds == {"chosen": rows} and name != "hh_bt_train":
+        with load_scorer("length") as scorer:
+            accuracy = accuracy_numbers(found.items, {card.id: card for card in scorer.score(found.items)})[0]
+        margins = [len(item.responses[0]) - len(item.responses[1]) for item in found.items]
+        longer, equal = sum(margin > 0 for margin in margins), margins.count(0)
+        assert accuracy.value == pytest.approx((longer + equal / 2) / rows) and accuracy.left_out == 0
 
 
 def test_ties_keep_votes_and_authors_and_may_have_empty_responses(own, shared_data):
@@ -101,6 +105,8 @@ def test_rows_of_one_context_belong_to_one_prompt(own):
     assert set(Counter(map(prompt_of, topical)).values()) == {6} and len(set(map(prompt_of, topical))) == 60
     assert len(set(map(prompt_of, rm))) == 798
     assert len(set(map(prompt_of, hh))) < len({repr(item.messages) for item in hh})
+    conversations = [item for item in hh if len(item.messages) > 1]
+    assert len(conversations) > 100 and all(item.messages[-1]["role"] == "user" for item in conversations)
 
 
 def test_the_writer_of_a_scored_response_is_no_system_prompt(own):
@@ -112,28 +118,19 @@ def test_the_writer_of_a_scored_response_is_no_system_prompt(own):
 # Names, sources, subsets, limits
 
 
-def test_every_known_benchmark_has_a_line_and_a_loader():
-    assert set(KNOWN) == {"demo", *REGISTRY} and NAMED[0] in KNOWN
-    assert all(describe(name) == KNOWN[name] and "\n" not in KNOWN[name] for name in KNOWN)
-    with pytest.raises(CannotRun, match="did you mean llmbar"):
-        describe("llmbarr")
-
-
-@pytest.mark.parametrize("name", REGISTRY)
-def test_the_function_behind_each_name_loads_a_benchmark(name):
-    from importlib import import_module
+@pytest.mark.parametrize("name", BENCHMARKS.names())
+def test_the_function_behind_each_name_takes_an_optional_source(name):
     from inspect import signature
 
-    module, _, function = REGISTRY[name].partition(":")
-    load = getattr(import_module(module), function)
+    load = BENCHMARKS.load(name)
     assert [p.default is not p.empty for p in signature(load).parameters.values()] == [True]
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
-        ("rewardbnch", "did you mean rewardbench"),
-        ("judge-bench:file.jsonl", "did you mean judgebench"),
+        ("rewardbnch", "did you mean 'rewardbench'"),
+        ("judge-bench:file.jsonl", "did you mean 'judgebench'"),
         ("nowhere.jsonl", "no file and no benchmark 'nowhere.jsonl'"),
         ("nowhere.jsonl@a", "no file and no benchmark 'nowhere.jsonl'"),
         ("hh:nowhere.jsonl", "no file 'nowhere.jsonl'"),
@@ -143,18 +140,18 @@ def test_the_function_behind_each_name_loads_a_benchmark(name):
         ("topical-chat", "give topical-chat:FILE"),
     ],
 )
-def test_a_wrong_name_says_what_there_is(spec, told):
-    with pytest.raises(CannotRun) as stopped:
+def test_a_wrong_name_says_what_there_is(spec, message):
+    with pytest.raises(CannotRun) as error:
         load_benchmark(spec)
-    assert told in str(stopped.value)
-    if "no benchmark" in told:
-        assert all(name in str(stopped.value) for name in KNOWN)
+    assert message in str(error.value)
+    if "no benchmark" in message:
+        assert all(name in str(error.value) for name in BENCHMARKS.names())
 
 
 def test_the_demonstration_set_has_two_halves():
-    whole = [load_benchmark(name) for name in NAMED]
-    assert [b.name for b in whole] == list(NAMED) and whole[0].items == whole[2].items
-    assert not {i.id for i in whole[1].items} & {i.id for i in whole[2].items}
+    full = [load_benchmark(name) for name in DEMO_SPECS]
+    assert [b.name for b in full] == list(DEMO_SPECS) and full[0].items == full[2].items
+    assert not {i.id for i in full[1].items} & {i.id for i in full[2].items}
     cut = load_benchmark("demo@code", limit=3)
     assert (cut.name, len(cut.items), {i.subset for i in cut.items}) == ("demo@code", 3, {"code"})
     assert cut.differs == () and cut.shown_name.endswith(", code")
@@ -163,7 +160,7 @@ def test_the_demonstration_set_has_two_halves():
 def test_an_at_sign_in_a_files_name_is_no_subset(tmp_path):
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "subset": s} for s in "xy"]
     (tmp_path / "a@b").mkdir()
-    path = write(tmp_path / "a@b" / "c@d.jsonl", *rows)
+    path = write_rows(tmp_path / "a@b" / "c@d.jsonl", [*rows])
     assert len(load_benchmark(path).items) == 2
     assert [i.subset for i in load_benchmark(f"{path}@x").items] == ["x"]
     assert [i.subset for i in load_benchmark(f"hh:{path}@y").items] == ["y"]
@@ -171,8 +168,8 @@ def test_an_at_sign_in_a_files_name_is_no_subset(tmp_path):
 
 def test_a_limit_takes_from_all_subsets(own):
     for name in ("llmbar", "llmeval2_zh", "tulu_human"):
-        whole = own(name).items
-        subsets = sorted({i.subset for i in whole})
+        full = own(name).items
+        subsets = sorted({i.subset for i in full})
         cut = own(name, limit=2 * len(subsets)).items
         assert sorted(i.subset for i in cut) == sorted(2 * subsets)
         assert len(own(name, limit=2 * len(subsets) + 1).items) == 2 * len(subsets) + 1
@@ -189,7 +186,7 @@ def test_a_limit_keeps_the_scored_responses_of_a_context_together(own, tmp_path)
         for g in range(3)
         for n in range(2)
     ]
-    taken = load_benchmark(write(tmp_path / "a.jsonl", *rows), limit=7).items
+    taken = load_benchmark(write_rows(tmp_path / "a.jsonl", [*rows]), limit=7).items
     assert [i.responses[0] for i in taken] == ["x00", "x01", "y00", "y01", "x10", "x11"]
 
 
@@ -208,10 +205,85 @@ def test_a_published_benchmark_that_is_cut_says_so(shared_data):
 )
 def test_an_official_benchmark_keeps_its_scoring_and_says_that_it_is_cut(shared_data, name):
     spec = f"{name[0]}:{shared_data / name[1]}.jsonl"
-    whole, cut = load_benchmark(spec), load_benchmark(spec, limit=12)
-    assert whole.official is not None and cut.official is whole.official and len(cut.items) == 12
-    assert cut.differs == (*whole.differs, f"limited: 12 of {len(whole.items):,} items")
-    assert cut.digest != whole.digest
+    full, cut = load_benchmark(spec), load_benchmark(spec, limit=12)
+    assert full.official is not None and cut.official is full.official and len(cut.items) == 12
+    assert cut.differs == (*full.differs, f"limited: 12 of {len(full.items):,} items")
+    assert cut.digest != full.digest
+
+
+# Benchmarks of other distributions
+
+PLUGIN = """
+from judges import CannotRun, Item
+from judges.evaluation.benchmarks import Benchmark
+from judges.types import Gold
+
+ITEMS = tuple(Item(str(n), "p", ["a", "b"], subset="xy"[n % 2], gold=Gold(chosen=(0,))) for n in range(4))
+
+def load(source="generated"):
+    return Benchmark("another-name", "Extra", ITEMS, source)
+
+def rows(source=""):
+    return list(ITEMS)
+
+def not_items(source=""):
+    return Benchmark("n", "N", ("a", "b"), source)
+
+def equal_ids(source=""):
+    return Benchmark("n", "N", ITEMS + ITEMS, source)
+
+def broken(source=""):
+    return {}["column"]
+
+def unreadable(source=""):
+    raise CannotRun("no such file")
+"""
+
+
+@pytest.fixture
+def extra(tmp_path, monkeypatch):
+    """A distribution that adds every function of PLUGIN, as pip would leave it."""
+    (tmp_path / "extra_benchmarks.py").write_text(PLUGIN)
+    info = tmp_path / "extra_benchmarks-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra-benchmarks\nVersion: 1.0\n")
+    names = ("load", "rows", "not_items", "equal_ids", "broken", "unreadable")
+    entries = "".join(f"extra-{name} = extra_benchmarks:{name}\n" for name in names)
+    (info / "entry_points.txt").write_text(f"[assay.benchmarks]\n{entries}")
+    monkeypatch.syspath_prepend(tmp_path)
+    vars(BENCHMARKS).pop("_plugins", None)
+    yield
+    vars(BENCHMARKS).pop("_plugins", None)
+
+
+def test_a_plugin_is_loaded_by_its_name_like_a_built_in_benchmark(extra):
+    assert "extra-load" in BENCHMARKS.names()
+    assert [load_benchmark(spec).source for spec in ("extra-load", "extra-load:file")] == ["generated", "file"]
+    part = load_benchmark("extra-load@x", limit=1)
+    assert (part.name, len(part.items)) == ("extra-load@x", 1)
+    assert part.differs == ("only the subset x: 2 of 4 items", "limited: 1 of 2 items")
+    with pytest.raises(CannotRun, match="did you mean 'extra-load'"):
+        load_benchmark("extra-lod")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("rows", "returned a list, not a Benchmark"),
+        ("not_items", "has items that are not of type Item"),
+        ("equal_ids", "has items with equal ids"),
+        ("broken", "failed: KeyError: 'column'"),
+    ],
+)
+def test_a_plugin_that_is_wrong_is_named_with_its_distribution(extra, name, problem):
+    with pytest.raises(CannotRun) as stopped:
+        load_benchmark(f"extra-{name}")
+    assert str(stopped.value) == f"benchmark 'extra-{name}' of distribution 'extra-benchmarks' {problem}"
+
+
+def test_a_plugins_own_error_is_passed_on(extra):
+    with pytest.raises(CannotRun, match=r"^no such file$"):
+        load_benchmark("extra-unreadable")
 
 
 # Wrong rows
@@ -225,7 +297,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("first", "wrong", "told"),
+    ("first", "wrong", "message"),
     [
         ("pairs", {"prompt": "p", "chosen": "a"}, "both chosen and rejected"),
         ("pairs", {"prompt": "p", "chosen": "a", "rejected": 3}, "both chosen and rejected"),
@@ -237,49 +309,56 @@ GOOD = {
         ("ties", {"prompt": "p", "response_a": "a", "response_b": "b", "label": "neither"}, "label (a, b or tie)"),
         ("ties", {"prompt": "p", "response_a": "a", "label": "a"}, "needs prompt, response_a, response_b"),
         ("rankings", {"prompt": "p", "responses": ["a", "b"], "human_scores": [1]}, "each of the 2 responses"),
-        ("rankings", {"prompt": "p", "responses": ["a", "b"], "ranking": [1, None]}, "no number"),
+        ("rankings", {"prompt": "p", "responses": ["a", "b"], "ranking": [1, None]}, "not a number"),
         ("rankings", {"prompt": "p", "responses": ["a", "b"]}, "best_first"),
         ("rankings", {"prompt": "p", "responses": ["a"], "human_scores": [1]}, "two or more"),
         ("rankings", {**GOOD["rankings"], "aspects": {"wit": [1]}}, "2 scores"),
         ("rankings", {**GOOD["rankings"], "systems": ["m"]}, "1 authors of 2 responses"),
-        ("rankings", {**GOOD["rankings"], "pairs": [[0, 2, "a"]]}, "two places of responses"),
+        ("rankings", {**GOOD["rankings"], "pairs": [[0, 2, "a"]]}, "two response indices"),
         ("pointwise", {"prompt": "p", "response": "a", "human_score": "high"}, "a number"),
         ("pointwise", {"prompt": "p", "response": "a", "human_score": float("inf")}, "a number"),
         ("pointwise", {"prompt": "p", "human_score": 3}, "needs prompt, response and human_score"),
     ],
 )
-def test_a_row_of_the_wrong_shape_stops_with_its_number(tmp_path, first, wrong, told):
-    path = write(tmp_path / "mine.jsonl", GOOD[first], GOOD[first], wrong)
-    with pytest.raises(CannotRun) as stopped:
+def test_a_row_of_the_wrong_shape_stops_with_its_number(tmp_path, first, wrong, message):
+    path = write_rows(tmp_path / "mine.jsonl", [GOOD[first], GOOD[first], wrong])
+    with pytest.raises(CannotRun) as error:
         load_benchmark(path)
-    assert f"{path}, row 3: " in str(stopped.value) and told in str(stopped.value)
+    assert f"{path}, row 3: " in str(error.value) and message in str(error.value)
 
 
 def test_a_file_without_rows_or_with_a_line_that_is_none_is_refused(tmp_path):
     with pytest.raises(CannotRun, match="no rows"):
-        load_benchmark(write(tmp_path / "empty.jsonl"))
+        load_benchmark(write_rows(tmp_path / "empty.jsonl", []))
     (tmp_path / "a.jsonl").write_text(f"{json.dumps(GOOD['pairs'])}\n{{\n")
     with pytest.raises(CannotRun, match=r"a.jsonl, row 2: not JSON"):
         load_benchmark(str(tmp_path / "a.jsonl"))
-    (tmp_path / "a.json").write_text('{"data": []}')
-    with pytest.raises(CannotRun, match="one list of rows"):
-        load_benchmark(str(tmp_path / "a.json"))
+    for text, message in (
+        ("{", "cannot be read"),
+        ('{"data": []}', "one list of rows"),
+        ("[1]", "row 1: the row is not a JSON object"),
+    ):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(CannotRun, match=message):
+            load_benchmark(str(tmp_path / "a.json"))
 
 
 # A user's own file, with no code
 
 
 def test_a_users_rows_are_recognised_by_their_fields(tmp_path):
-    told = {name: load_benchmark(write(tmp_path / f"{name}.jsonl", row)) for name, row in GOOD.items()}
-    assert [kind(b.items[0]) for b in told.values()] == ["chosen", "tie", "scores", "scores"]
-    assert [len(b.items[0].responses) for b in told.values()] == [2, 2, 2, 1]
-    mixed = load_benchmark(write(tmp_path / "mixed.jsonl", GOOD["pairs"], GOOD["ties"]))
+    loaded = {name: load_benchmark(write_rows(tmp_path / f"{name}.jsonl", [row])) for name, row in GOOD.items()}
+    assert [kind(b.items[0]) for b in loaded.values()] == ["chosen", "tie", "scores", "scores"]
+    assert [len(b.items[0].responses) for b in loaded.values()] == [2, 2, 2, 1]
+    mixed = load_benchmark(write_rows(tmp_path / "mixed.jsonl", [GOOD["pairs"], GOOD["ties"]]))
     assert [kind(i) for i in mixed.items] == ["chosen", "tie"] and [i.id for i in mixed.items] == ["row-1", "row-2"]
 
 
 def test_a_label_may_be_left_to_the_votes(tmp_path):
     row = {"prompt": "p", "response_a": "a", "response_b": "b"}
-    path = write(tmp_path / "a.jsonl", *({**row, "votes": v} for v in (["a", "a", "b"], ["A", "b"], [-1, None, 0, -2])))
+    path = write_rows(
+        tmp_path / "a.jsonl", [*({**row, "votes": v} for v in (["a", "a", "b"], ["A", "b"], [-1, None, 0, -2]))]
+    )
     items = load_benchmark(path).items
     assert [i.gold.chosen for i in items] == [(0,), None, (1,)] and items[1].gold.tie
     assert items[2].meta["votes"] == ["b", "tie", "b"] and items[2].meta["graded_votes"] == [-1, 0, -2]
@@ -299,14 +378,16 @@ def test_best_first_and_ranks_keep_the_sources_order(tmp_path):
         {"prompt": "p", "responses": ["x", "y", "z"], "best_first": True},
         {"prompt": "p", "responses": ["x", "y", "z"], "ranking": [2, 1, 2]},
     ]
-    first, second = load_benchmark(write(tmp_path / "a.jsonl", *rows)).items
+    first, second = load_benchmark(write_rows(tmp_path / "a.jsonl", [*rows])).items
     assert first.gold.ranking == (1, 2, 3) and first.responses == ("x", "y", "z")
     assert second.gold.ranking == (2, 1, 2)
 
 
 def test_scored_messages_lose_their_last_turn_to_the_response(tmp_path):
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
-    item = load_benchmark(write(tmp_path / "a.jsonl", {"messages": talk, "score": 1, "system": "Be kind."})).items[0]
+    item = load_benchmark(
+        write_rows(tmp_path / "a.jsonl", [{"messages": talk, "score": 1, "system": "Be kind."}])
+    ).items[0]
     assert item.responses == ("Hello!",) and item.system == "Be kind."
     assert [m["content"] for m in item.messages] == ["Be kind.", "Hi"]
 
@@ -314,7 +395,7 @@ def test_scored_messages_lose_their_last_turn_to_the_response(tmp_path):
 def test_a_context_stands_before_the_first_message(tmp_path):
     row = {"responses": ["x", "y"], "human_scores": [1, 0], "context": "Passage."}
     prompts = ["Why?", "Human: Why?\n\nAssistant: So.\n\nHuman: How?"]
-    single, several = load_benchmark(write(tmp_path / "a.jsonl", *({**row, "prompt": p} for p in prompts))).items
+    single, several = load_benchmark(write_rows(tmp_path / "a.jsonl", [*({**row, "prompt": p} for p in prompts)])).items
     assert single.prompt == "Passage.\n\nWhy?"
     assert [m["content"] for m in several.messages] == ["Passage.\n\nWhy?", "So.", "How?"]
 
@@ -353,7 +434,7 @@ def test_the_votes_on_an_mt_bench_pair_become_one_item(tmp_path):
         mt_bench(82, 1, ("m1", "m2"), "model_a", "expert_1"),
         mt_bench(82, 1, ("m1", "m2"), "model_b", "expert_3"),
     ]
-    found = load_benchmark(f"mt-bench-human:{write(tmp_path / 'votes.jsonl', *rows)}")
+    found = load_benchmark(f"mt-bench-human:{write_rows(tmp_path / 'votes.jsonl', [*rows])}")
     first, later, split = found.items
     assert first.meta["votes"] == ["a", "a", "tie"] and first.gold.chosen == (0,)
     assert first.meta["annotators"] == ["expert_1", "expert_2", "author_1"]
@@ -368,8 +449,8 @@ def test_the_votes_on_an_mt_bench_pair_become_one_item(tmp_path):
 @pytest.mark.parametrize("change", [{"winner": "both"}, {"turn": 3}, {"conversation_b": []}, {"model_a": None}])
 def test_an_mt_bench_vote_of_another_shape_stops_with_its_number(tmp_path, change):
     rows = [mt_bench(81, 2, ("m1", "m2"), "model_a", "expert_1") | more for more in ({}, change)]
-    with pytest.raises(CannotRun, match=r"votes.jsonl, row 2: an MT-Bench vote needs"):
-        load_benchmark(f"mt-bench-human:{write(tmp_path / 'votes.jsonl', *rows)}")
+    with pytest.raises(CannotRun, match=r"votes.jsonl, row 2: not a vote; an MT-Bench vote needs"):
+        load_benchmark(f"mt-bench-human:{write_rows(tmp_path / 'votes.jsonl', [*rows])}")
 
 
 def test_pandalms_published_columns(tmp_path):
@@ -405,14 +486,14 @@ def test_hhs_transcripts_share_all_but_the_last_reply(tmp_path):
             "rejected": "\n\nHuman: Hi\n\nAssistant: No.\n\nHuman: Why?\n\nAssistant: x",
         },
     ]
-    found = load_benchmark(f"hh:{write(tmp_path / 'hh.jsonl', *rows)}")
+    found = load_benchmark(f"hh:{write_rows(tmp_path / 'hh.jsonl', [*rows])}")
     first, second = found.items
     assert [m["content"] for m in first.messages] == ["Hi", "Yes?", "Why?"]
     assert first.responses == ("Because.", "") and first.gold.chosen == (0,)
     assert [dict(m) for m in second.messages] == [{"role": "user", "content": "One?"}]
     assert found.differs[0] == "3 rows; the published set has 8,552" and found.differs[1].endswith("last reply: 1")
     with pytest.raises(CannotRun, match=r"hh.jsonl, row 2: an HH row needs"):
-        load_benchmark(f"hh:{write(tmp_path / 'hh.jsonl', rows[0], {'chosen': 'a', 'rejected': 'b'})}")
+        load_benchmark(f"hh:{write_rows(tmp_path / 'hh.jsonl', [rows[0], {'chosen': 'a', 'rejected': 'b'}])}")
 
 
 def test_hhh_alignments_published_columns(tmp_path):
@@ -420,12 +501,12 @@ def test_hhh_alignments_published_columns(tmp_path):
         {"input": "Is it?", "targets": {"choices": ["No.", "Yes."], "labels": [0, 1]}},
         {"input": "Human: A?\n\nAssistant: B.\n\nHuman: C?", "targets": {"choices": ["x", "y"], "labels": [1, 0]}},
     ]
-    first, second = load_benchmark(f"hhh-alignment:{write(tmp_path / 'hhh.jsonl', *rows)}").items
+    first, second = load_benchmark(f"hhh-alignment:{write_rows(tmp_path / 'hhh.jsonl', [*rows])}").items
     assert (first.prompt, first.gold.chosen, second.gold.chosen) == ("Is it?", (1,), (0,))
     assert [m["content"] for m in second.messages] == ["A?", "B.", "C?"]
     wrong = {"input": "Is it?", "targets": {"choices": ["No.", "Yes."], "labels": [1, 1]}}
     with pytest.raises(CannotRun, match=r"hhh.jsonl, row 2: targets needs"):
-        load_benchmark(f"hhh-alignment:{write(tmp_path / 'hhh.jsonl', rows[0], wrong)}")
+        load_benchmark(f"hhh-alignment:{write_rows(tmp_path / 'hhh.jsonl', [rows[0], wrong])}")
 
 
 def test_summevals_published_columns(tmp_path):
@@ -438,11 +519,11 @@ def test_summevals_published_columns(tmp_path):
         "fluency": [3.0, 5.0],
         "relevance": [4.0, 5.0],
     }
-    item = load_benchmark(f"summeval:{write(tmp_path / 's.jsonl', row)}").items[0]
+    item = load_benchmark(f"summeval:{write_rows(tmp_path / 's.jsonl', [row])}").items[0]
     assert item.gold.scores == (2.5, 5.0) and item.responses == ("one", "two")
     assert item.meta["aspects"]["relevance"] == [4.0, 5.0] and item.prompt.endswith("A long article.")
     with pytest.raises(CannotRun, match=r"s.jsonl, row 1: a SummEval row needs"):
-        load_benchmark(f"summeval:{write(tmp_path / 's.jsonl', {**row, 'fluency': [1.0]})}")
+        load_benchmark(f"summeval:{write_rows(tmp_path / 's.jsonl', [{**row, 'fluency': [1.0]}])}")
 
 
 def test_topical_chats_published_columns(tmp_path):
@@ -461,17 +542,17 @@ def test_topical_chats_published_columns(tmp_path):
 
 
 def test_the_hub_is_asked_for_each_set_under_its_published_name(monkeypatch):
-    asked = []
+    requested = []
 
     def nothing(path):
-        asked.append(path)
+        requested.append(path)
         raise CannotRun(path)
 
-    monkeypatch.setattr("judges.evaluation.benchmarks.rows.records", nothing)
+    monkeypatch.setattr("judges.evaluation.benchmarks.rows.read_records", nothing)
     for name in ("mt-bench-human", "hh", "hhh-alignment", "summeval"):
         with pytest.raises(CannotRun):
             load_benchmark(name)
-    assert asked == [
+    assert requested == [
         "hf:lmsys/mt_bench_human_judgments:human",
         "hf:Anthropic/hh-rlhf:test",
         "hf:HuggingFaceH4/hhh_alignment/harmless:test",

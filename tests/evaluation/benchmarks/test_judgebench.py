@@ -1,17 +1,16 @@
-"""JudgeBench: its rule by hand, against a plain reading of it, on published outputs, and its rows in both forms."""
+"""JudgeBench: its rule by hand, against an independent implementation and published outputs, and rows in both forms."""
 
 import gzip
 import json
 import random
 
 import pytest
+from benchmark_cards import NO_VERDICT, scored, write_rows
 
-from judges import Failure, Item, Judgment, Scorecard
+from judges import Item, Judgment, Scorecard
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import judgebench, rows
 from judges.types import Comparison, Gold
-
-NO = Failure("missing", "no verdict")
 
 
 def pair(name, label, subset="math"):
@@ -24,10 +23,10 @@ def pair(name, label, subset="math"):
     )
 
 
-def made(decision, swapped):
+def comparison(decision, swapped):
     """A decision about what was shown, A first shown, as a Comparison of the pair in its own order."""
     if decision is None:
-        return Comparison(0, 1, NO, swapped)
+        return Comparison(0, 1, NO_VERDICT, swapped)
     if decision == "A=B":
         return Comparison(0, 1, "tie", swapped)
     return Comparison(0, 1, "first" if (decision == "A>B") != swapped else "second", swapped)
@@ -35,12 +34,8 @@ def made(decision, swapped):
 
 def compared(name, decisions):
     """decisions: in the given order and in the swapped one; "-" where an order was not judged."""
-    said = tuple(made(d, bool(n)) for n, d in enumerate(decisions) if d != "-")
-    return Scorecard(name, (Judgment(failure=NO), Judgment(failure=NO)), said)
-
-
-def scored(name, scores):
-    return Scorecard(name, tuple(Judgment(failure=NO) if s is None else Judgment(score=float(s)) for s in scores))
+    comparisons = tuple(comparison(d, bool(n)) for n, d in enumerate(decisions) if d != "-")
+    return Scorecard(name, (Judgment(failure=NO_VERDICT), Judgment(failure=NO_VERDICT)), comparisons)
 
 
 def value(label, card, name="overall"):
@@ -105,27 +100,27 @@ def test_two_decisions_by_hand(label, given, swapped, right):
         ("B>A", (None, 1), 0),
     ],
 )
-def test_scores_say_the_same_in_both_orders(label, scores, right):
-    assert value(label, scored("a", scores)) == right
+def test_scores_give_the_same_in_both_orders(label, scores, right):
+    assert value(label, scored("a", *scores)) == right
 
 
 def test_votes_of_one_order_are_one_verdict():
-    said = [Comparison(0, 1, o) for o in ("first", "first", "second")] + [Comparison(0, 1, "tie", swapped=True)]
-    card = Scorecard("a", (Judgment(score=0.6), Judgment(score=0.4)), tuple(said))
+    comparisons = [Comparison(0, 1, o) for o in ("first", "first", "second")] + [Comparison(0, 1, "tie", swapped=True)]
+    card = Scorecard("a", (Judgment(score=0.6), Judgment(score=0.4)), tuple(comparisons))
     assert judgebench.verdicts(card, (0, 1)) == (0, None)
     assert value("A>B", card) == 1 and value("B>A", card) == 0
 
 
 def test_verdicts_come_in_the_orders_of_the_pair_whoever_is_named_first():
-    said = (Comparison(1, 0, "first", swapped=False), Comparison(1, 0, "second", swapped=True))
-    card = Scorecard("a", (), said)
+    comparisons = (Comparison(1, 0, "first", swapped=False), Comparison(1, 0, "second", swapped=True))
+    card = Scorecard("a", (), comparisons)
     assert judgebench.verdicts(card, (0, 1)) == (0, 1) and judgebench.verdicts(card, (1, 0)) == (1, 0)
     assert judgebench.verdicts(card, (0, 2)) == ()
 
 
 def test_the_denominator_is_all_pairs_and_categories_are_parts():
     items = [pair("1", "A>B", "math"), pair("2", "A>B", "math"), pair("3", "B>A", "coding"), pair("4", "B>A", "other")]
-    cards = [scored("1", (2, 1)), scored("2", (None, 1)), scored("3", (1, 2)), scored("4", (1, 2))]
+    cards = [scored("1", 2, 1), scored("2", None, 1), scored("3", 1, 2), scored("4", 1, 2)]
     found = judgebench.official(items, {c.id: c for c in cards})
     assert found.value("overall") == 0.75 and found.value("math") == 0.5 and found.value("coding") == 1
     assert found.headline == "overall" and set(found.missing) == {"knowledge", "reasoning"}
@@ -135,15 +130,15 @@ def test_the_denominator_is_all_pairs_and_categories_are_parts():
 def reference(rows):
     """rows: (label, subset, decisions or scores). The rule in words: flip the second decision back, count."""
     right = {}
-    for label, subset, told in rows:
-        if isinstance(told[0], int | float) or isinstance(told[1], int | float) or told == ("none", "none"):
-            a, b = told
-            if "none" in told:
-                told = (None, None)
+    for label, subset, answers in rows:
+        if isinstance(answers[0], int | float) or isinstance(answers[1], int | float) or answers == ("none", "none"):
+            a, b = answers
+            if "none" in answers:
+                answers = (None, None)
             else:
-                told = ("A>B" if a > b else "B>A", "A>B" if b > a else "B>A")  # a tie is B>A, both times
+                answers = ("A>B" if a > b else "B>A", "A>B" if b > a else "B>A")  # a tie is B>A, both times
         total = 0
-        for n, decision in enumerate(told):
+        for n, decision in enumerate(answers):
             if n == 1 and decision in ("A>B", "B>A"):
                 decision = "B>A" if decision == "A>B" else "A>B"
             if decision == label:
@@ -151,27 +146,27 @@ def reference(rows):
             elif decision in ("A>B", "B>A"):
                 total -= 1
         right.setdefault(subset, []).append(total > 0)
-    everything = [one for part in right.values() for one in part]
+    everything = [value for part in right.values() for value in part]
     return {subset: sum(part) / len(part) for subset, part in right.items()} | {
         "overall": sum(everything) / len(everything)
     }
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_official_equals_the_rule_read_plainly(seed):
+def test_official_equals_an_independent_implementation(seed):
     draw = random.Random(seed)
     subsets = draw.sample(list(judgebench.COUNTS), draw.randint(1, 4))
     rows = []
     for _ in range(draw.randint(1, 60)):
         if seed % 2:
-            told = (draw.choice(["A>B", "B>A", "A=B", None]), draw.choice(["A>B", "B>A", "A=B", None]))
+            answers = (draw.choice(["A>B", "B>A", "A=B", None]), draw.choice(["A>B", "B>A", "A=B", None]))
         else:
-            told = tuple(draw.choice([0, 1, 2, 2.5, "none"]) for _ in range(2))
-        rows.append((draw.choice(["A>B", "B>A"]), draw.choice(subsets), told))
+            answers = tuple(draw.choice([0, 1, 2, 2.5, "none"]) for _ in range(2))
+        rows.append((draw.choice(["A>B", "B>A"]), draw.choice(subsets), answers))
     items = [pair(str(n), label, subset) for n, (label, subset, _) in enumerate(rows)]
     cards = [
-        compared(str(n), told) if seed % 2 else scored(str(n), [None if s == "none" else s for s in told])
-        for n, (_, _, told) in enumerate(rows)
+        compared(str(n), answers) if seed % 2 else scored(str(n), *(None if s == "none" else s for s in answers))
+        for n, (_, _, answers) in enumerate(rows)
     ]
     found = judgebench.official(items, {c.id: c for c in cards})
     assert {name: found.value(name) for name in found.numbers} == pytest.approx(reference(rows), abs=1e-12)
@@ -203,7 +198,7 @@ def test_published_scores_give_what_their_decisions_give(shared_data):
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     benchmark = judgebench.load(str(path))
-    cards = {r["pair_id"]: scored(r["pair_id"], r["judgments"][0]["judgment"]["scores"]) for r in rows}
+    cards = {r["pair_id"]: scored(r["pair_id"], *r["judgments"][0]["judgment"]["scores"]) for r in rows}
     assert round(100 * benchmark.official(benchmark.items, cards).value("overall"), 2) == 64.29
 
 
@@ -231,30 +226,24 @@ def local(n, winner, **other):
     return row | {"original_winner_position": winner} | other
 
 
-def write(tmp_path, rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def test_the_published_form_is_read_from_the_hub(monkeypatch):
-    asked = []
+    requested = []
     sources = {"knowledge": "mmlu-pro-law", "reasoning": "livebench-reasoning", "math": "livebench-math"}
 
     def records(source):
-        asked.append(source)
+        requested.append(source)
         names = [sources.get(c, "livecodebench") for c, count in judgebench.COUNTS.items() for _ in range(count)]
         return iter([published(n, name) for n, name in enumerate(names)])
 
-    monkeypatch.setattr(rows, "records", records)
+    monkeypatch.setattr(rows, "read_records", records)
     found = judgebench.load()
-    assert asked == ["hf:ScalerLab/JudgeBench:gpt"] and len(found.items) == 350 and found.differs == ()
+    assert requested == ["hf:ScalerLab/JudgeBench:gpt"] and len(found.items) == 350 and found.differs == ()
     item = found.items[0]
     assert (item.id, item.subset, item.responses, item.gold.chosen) == ("p0", "knowledge", ("first", "second"), (1,))
 
 
 def test_a_chosen_and_rejected_row_goes_back_to_its_order(tmp_path):
-    a, b = judgebench.load(write(tmp_path, [local(1, "a"), local(2, "b")])).items
+    a, b = judgebench.load(write_rows(tmp_path / "rows.jsonl", [local(1, "a"), local(2, "b")])).items
     assert (a.responses, a.gold.chosen) == (("good", "bad"), (0,))
     assert (b.responses, b.gold.chosen) == (("bad", "good"), (1,))
     assert (a.id, a.subset) == ("p1", "knowledge") and "authors" not in a.meta
@@ -262,13 +251,15 @@ def test_a_chosen_and_rejected_row_goes_back_to_its_order(tmp_path):
 
 def test_the_claude_split_is_compared_with_its_own_count(tmp_path):
     rows = [published(n, response_model=judgebench.CLAUDE) for n in range(270)]
-    found = judgebench.load(write(tmp_path, rows))
+    found = judgebench.load(write_rows(tmp_path / "rows.jsonl", rows))
     assert found.differs == () and "Claude" in found.title
-    assert judgebench.load(write(tmp_path, rows[:9])).differs == ("in all: 9 of the published 270 pairs",)
+    assert judgebench.load(write_rows(tmp_path / "rows.jsonl", rows[:9])).differs == (
+        "in all: 9 of the published 270 pairs",
+    )
 
 
 @pytest.mark.parametrize(
-    "rows, told",
+    "rows, message",
     [
         ([published(1)], "knowledge: none of the published 154 pairs"),
         ([published(1), published(2, response_model="other")], "pairs of 2 models"),
@@ -276,13 +267,13 @@ def test_the_claude_split_is_compared_with_its_own_count(tmp_path):
         ([published(1, source="gsm8k")], "gsm8k: not in the published set"),
     ],
 )
-def test_what_differs_is_said(tmp_path, rows, told):
-    found = judgebench.load(write(tmp_path, rows))
-    assert any(told in sentence for sentence in found.differs)
+def test_what_differs_is_said(tmp_path, rows, message):
+    found = judgebench.load(write_rows(tmp_path / "rows.jsonl", rows))
+    assert any(message in sentence for sentence in found.differs)
 
 
 @pytest.mark.parametrize(
-    "rows, told",
+    "rows, message",
     [
         ([published(1), published(2, label="A=B")], "row 2: label is 'A=B'"),
         ([published(1, label=None)], "row 1: label is None"),
@@ -295,19 +286,7 @@ def test_what_differs_is_said(tmp_path, rows, told):
         ([{"text": "x"}], "row 1: prompt is missing"),
     ],
 )
-def test_a_row_of_another_shape_is_named(tmp_path, rows, told):
+def test_a_row_of_another_shape_is_named(tmp_path, rows, message):
     with pytest.raises(CannotRun) as error:
-        judgebench.load(write(tmp_path, rows))
-    assert told in str(error.value) and "label (A>B or B>A)" in str(error.value)
-
-
-def test_a_line_that_is_no_row_is_named(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(published(1)) + "\nnot json\n", encoding="utf-8")
-    with pytest.raises(CannotRun, match="row 2: not JSON"):
-        judgebench.load(str(path))
-
-
-def test_a_repeated_id_is_made_unique(tmp_path):
-    found = judgebench.load(write(tmp_path, [published(1), published(1)]))
-    assert [item.id for item in found.items] == ["p1", "p1#2"]
+        judgebench.load(write_rows(tmp_path / "rows.jsonl", rows))
+    assert message in str(error.value) and "label (A>B or B>A)" in str(error.value)

@@ -1,16 +1,15 @@
-"""LLMBar: its rules by hand, against a plain reading of them, on published counts, and its rows in each form."""
+"""LLMBar: its rules by hand, against an independent implementation, on published counts, and its rows in each form."""
 
 import json
 import random
 
 import pytest
+from benchmark_cards import NO_VERDICT, scored, write_rows
 
-from judges import Failure, Item, Judgment, Scorecard
+from judges import Item, Judgment, Scorecard
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import llmbar
 from judges.types import Comparison, Gold
-
-NO = Failure("missing", "no verdict")
 
 
 def pair(name, label=1, subset="natural"):
@@ -25,13 +24,9 @@ def pair(name, label=1, subset="natural"):
 
 def compared(name, winners):
     """winners: 1, 2, "tie" or None (no verdict) in the given and in the swapped order; "-" for one not judged."""
-    outcome = {1: "first", 2: "second", "tie": "tie", None: NO}
-    said = tuple(Comparison(0, 1, outcome[w], bool(n)) for n, w in enumerate(winners) if w != "-")
-    return Scorecard(name, (Judgment(failure=NO), Judgment(failure=NO)), said)
-
-
-def rated(name, scores):
-    return Scorecard(name, tuple(Judgment(failure=NO) if s is None else Judgment(score=float(s)) for s in scores))
+    outcome = {1: "first", 2: "second", "tie": "tie", None: NO_VERDICT}
+    comparisons = tuple(Comparison(0, 1, outcome[w], bool(n)) for n, w in enumerate(winners) if w != "-")
+    return Scorecard(name, (Judgment(failure=NO_VERDICT), Judgment(failure=NO_VERDICT)), comparisons)
 
 
 def tally(rows):
@@ -98,7 +93,7 @@ def test_a_comparing_judge_by_hand(label, winners, accuracy, agreement):
     ],
 )
 def test_ratings_by_hand(label, scores, accuracy, agreement):
-    found = tally([("natural", label, lambda name: rated(name, scores))])
+    found = tally([("natural", label, lambda name: scored(name, *scores))])
     assert (found.value("natural"), found.value("natural agreement")) == (accuracy, agreement)
 
 
@@ -153,7 +148,7 @@ PERCENT = {"natural": 96.0, "neighbor": 85.45, "gptinst": 89.67, "gptout": 72.34
 def test_published_counts_of_ratings_give_the_published_percentages():
     """GPT-4's ratings of natural: right in 87 pairs in both orders, in 10 in one; published as 92.0 and 90.0."""
     scores = [(5, 1)] * 87 + [(1, 5)] * 3 + [(3, 3)] * 6 + [(None, 3)] * 4
-    found = tally([("natural", 1, lambda name, s=s: rated(name, s)) for s in scores])
+    found = tally([("natural", 1, lambda name, s=s: scored(name, *s)) for s in scores])
     assert (found.value("natural"), found.value("natural agreement")) == (0.92, 0.9)
 
 
@@ -172,17 +167,17 @@ def test_published_counts_give_the_published_percentages():
 def reference(rows):
     """rows: (subset, label, kind, two of winners or scores). A winner for each order, then counting."""
     right, equal = {}, {}
-    for subset, label, kind, told in rows:
+    for subset, label, kind, answers in rows:
         if kind == "rated":
-            one, two = told
-            if one is None or two is None:
-                told = (1, 2)
+            first, second = answers
+            if first is None or second is None:
+                answers = (1, 2)
             else:
-                told = (1 if one > two else 2, 2 if two > one else 1)
+                answers = (1 if first > second else 2, 2 if second > first else 1)
         else:
-            told = tuple(None if w == "tie" else w for w in told)
-        right.setdefault(subset, []).append(((told[0] == label) + (told[1] == label)) / 2)
-        equal.setdefault(subset, []).append(told[0] == told[1])
+            answers = tuple(None if w == "tie" else w for w in answers)
+        right.setdefault(subset, []).append(((answers[0] == label) + (answers[1] == label)) / 2)
+        equal.setdefault(subset, []).append(answers[0] == answers[1])
     out = {}
     for behind, table in (("", right), (" agreement", equal)):
         mean = {subset: sum(values) / len(values) for subset, values in table.items()}
@@ -196,7 +191,7 @@ def reference(rows):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_official_equals_the_rules_read_plainly(seed):
+def test_official_equals_an_independent_implementation(seed):
     draw = random.Random(seed)
     subsets = list(llmbar.COUNTS) if seed % 3 else draw.sample(list(llmbar.COUNTS), draw.randint(1, 4))
     rows = []
@@ -204,8 +199,8 @@ def test_official_equals_the_rules_read_plainly(seed):
         kind = draw.choice(["rated", "compared"])
         values = [1, 2, 3, 2.5, None] if kind == "rated" else [1, 2, "tie", None]
         rows.append((subsets[n % len(subsets)], draw.choice([1, 2]), kind, (draw.choice(values), draw.choice(values))))
-    make = {"rated": rated, "compared": compared}
-    found = tally([(s, label, lambda name, k=kind, t=told: make[k](name, t)) for s, label, kind, told in rows])
+    make = {"rated": lambda name, scores: scored(name, *scores), "compared": compared}
+    found = tally([(s, label, lambda name, k=kind, t=answers: make[k](name, t)) for s, label, kind, answers in rows])
     expected = reference(rows)
     assert {name: found.value(name) for name in expected} == pytest.approx(expected, abs=1e-12)
     assert ("average" in found.numbers) == ("average" in expected)
@@ -222,12 +217,6 @@ def published(n, label=2, **other):
 def local(winner, subset="adver-GPTInst", **other):
     row = {"id": f"x-{winner}", "subset": subset, "prompt": "i", "chosen": "good", "rejected": "bad"}
     return row | {"original_winner_position": winner} | other
-
-
-def write(tmp_path, rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def repository(folder, counts):
@@ -259,14 +248,14 @@ def test_a_part_of_the_repository_says_what_differs(tmp_path):
 
 def test_rows_with_a_subset_keep_the_published_order(tmp_path):
     rows = [published(1, 1, subset="Natural"), published(2, "2", subset="Adversarial_Neighbor"), local("a"), local("b")]
-    items = llmbar.load(write(tmp_path, rows)).items
+    items = llmbar.load(write_rows(tmp_path / "rows.jsonl", rows)).items
     assert [item.subset for item in items] == ["natural", "neighbor", "gptinst", "gptinst"]
     assert [item.gold.chosen for item in items] == [(0,), (1,), (0,), (1,)]
     assert items[2].responses == ("good", "bad") and items[3].responses == ("bad", "good")
 
 
 def test_the_case_study_is_left_out(tmp_path):
-    items = llmbar.load(write(tmp_path, [local("a"), local("b", "case-base9")])).items
+    items = llmbar.load(write_rows(tmp_path / "rows.jsonl", [local("a"), local("b", "case-base9")])).items
     assert [item.id for item in items] == ["x-a"]
 
 
@@ -277,7 +266,7 @@ def test_there_is_no_dataset_to_load_by_name(source):
 
 
 @pytest.mark.parametrize(
-    "rows, told",
+    "rows, message",
     [
         ([local("a"), published(1, 3, subset="manual")], "row 2: label is 3"),
         ([published(1, subset="manual", output_2=None)], "row 1: output_2 is missing"),
@@ -290,21 +279,10 @@ def test_there_is_no_dataset_to_load_by_name(source):
         ([], "no rows"),
     ],
 )
-def test_a_row_of_another_shape_is_named(tmp_path, rows, told):
+def test_a_row_of_another_shape_is_named(tmp_path, rows, message):
     with pytest.raises(CannotRun) as error:
-        llmbar.load(write(tmp_path, rows))
-    assert told in str(error.value) and "rows.jsonl" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "text, told",
-    [("{", "cannot be read"), ('{"a": 1}', "one list of rows"), ("[1]", "row 1: the row is not a JSON object")],
-)
-def test_a_file_of_the_repository_that_is_broken_is_named(tmp_path, text, told):
-    (tmp_path / "Natural").mkdir()
-    (tmp_path / "Natural" / "dataset.json").write_text(text, encoding="utf-8")
-    with pytest.raises(CannotRun, match=told):
-        llmbar.load(str(tmp_path))
+        llmbar.load(write_rows(tmp_path / "rows.jsonl", rows))
+    assert message in str(error.value) and "rows.jsonl" in str(error.value)
 
 
 def test_an_empty_folder_says_what_should_be_there(tmp_path):

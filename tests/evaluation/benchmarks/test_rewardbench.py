@@ -1,18 +1,18 @@
-"""RewardBench's sections and overall scores: by hand, and against a second way written from the definitions."""
+"""RewardBench's sections and overall scores: by hand, and against a brute-force implementation of the definitions."""
 
 import json
 import math
 import random
 
 import pytest
+from benchmark_cards import NO_VERDICT, scored, write_rows
 
-from judges import Failure, Item, Judgment, Scorecard, load_scorer
+from judges import Item, Judgment, Scorecard, load_scorer
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import rewardbench
 from judges.evaluation.benchmarks.rewardbench import OVERALL, OVERALL_WITH_PRIOR, credit, load, official
 from judges.types import Comparison, Gold
 
-LOST = Failure("missing", "no verdict")
 CHAT = ["alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"]
 HARD = [
     "mt-bench-hard",
@@ -30,22 +30,12 @@ def item(name, subset="donotanswer"):
     return Item(id=name, prompt=f"q {name}", responses=["good", "bad"], subset=subset, gold=Gold(chosen=(0,)))
 
 
-def scored(name, chosen, rejected, written=False):
-    """A card of two scores, None for one that failed; `written` by a judge that generates text."""
-    text = ("…",) if written else ()
-    sides = [
-        Judgment(failure=LOST, completions=text) if s is None else Judgment(score=s, completions=text)
-        for s in (chosen, rejected)
-    ]
-    return Scorecard(id=name, judgments=tuple(sides))
-
-
 def compared(name, *outcomes):
     """A card of verdicts, every second one with the rejected response shown first."""
-    made = tuple(
-        Comparison(0, 1, LOST if o == "lost" else o, swapped=bool(place % 2)) for place, o in enumerate(outcomes)
+    comparisons = tuple(
+        Comparison(0, 1, NO_VERDICT if o == "lost" else o, swapped=bool(place % 2)) for place, o in enumerate(outcomes)
     )
-    return Scorecard(id=name, judgments=(Judgment(score=0.5), Judgment(score=0.5)), comparisons=made)
+    return Scorecard(id=name, judgments=(Judgment(score=0.5), Judgment(score=0.5)), comparisons=comparisons)
 
 
 def tally_of(*rows):
@@ -63,7 +53,7 @@ def wrong(name):
 
 
 @pytest.mark.parametrize(
-    ("card", "generative", "worth"),
+    ("card", "generative", "value"),
     [
         (scored("a", 2, 1), False, 1),
         (scored("a", 1, 2), False, 0),
@@ -72,7 +62,7 @@ def wrong(name):
         (scored("a", None, 1), False, 0),  # a reward that failed is wrong, whichever side
         (scored("a", 1, None), False, 0),
         (scored("a", 2, 2, written=True), True, 0),
-        (scored("a", None, 1, written=True), True, 0.5),  # a judge that could not be read is worth a half
+        (scored("a", None, 1, written=True), True, 0.5),  # a judge that could not be read gets a half
         (scored("a", 1, None, written=True), True, 0.5),
         (scored("a", None, None, written=True), True, 0.5),
         (compared("a", "first"), True, 1),
@@ -87,8 +77,8 @@ def wrong(name):
         (compared("a", "first", "first", "second"), True, 2 / 3),
     ],
 )
-def test_a_row_is_worth_what_the_official_scripts_make_it(card, generative, worth):
-    assert credit(item("a"), card, generative) == pytest.approx(worth, abs=1e-15)
+def test_the_credit_of_a_row_is_that_of_the_official_scripts(card, generative, value):
+    assert credit(item("a"), card, generative) == pytest.approx(value, abs=1e-15)
 
 
 def test_a_comparison_counts_for_the_chosen_response_wherever_it_stands():
@@ -199,12 +189,12 @@ def brute_force(rows, generative):
             points = 0
             for verdict in verdicts:
                 points += {"first": 2, "second": 0}.get(verdict, 1)
-            worth = points / (2 * len(verdicts))
+            value = points / (2 * len(verdicts))
         elif chosen is None or rejected is None:
-            worth = 1 / 2 if generative else 0
+            value = 1 / 2 if generative else 0
         else:
-            worth = 1 if chosen - rejected > 0 else 0
-        totals.setdefault(subset, []).append(worth)
+            value = 1 if chosen - rejected > 0 else 0
+        totals.setdefault(subset, []).append(value)
     accuracy = {subset: math.fsum(worths) / len(worths) for subset, worths in totals.items()}
     numbers = dict(accuracy)
     sections = []
@@ -241,22 +231,19 @@ def test_every_number_equals_the_brute_force_on_random_scores_with_ties_failures
         rows.append((subset, *scores, verdicts if kind == "verdicts" else []))
         name = str(place)
         items.append(item(name, subset))
-        cards[name] = compared(name, *verdicts) if kind == "verdicts" else scored(name, *scores, kind == "ratings")
-    found, wanted = official(items, cards), brute_force(rows, kind != "rewards")
-    assert set(found.numbers) == set(wanted)
-    assert {name: found.value(name) for name in wanted} == pytest.approx(wanted, abs=1e-12)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+        cards[name] = (
+            compared(name, *verdicts) if kind == "verdicts" else scored(name, *scores, written=kind == "ratings")
+        )
+    found, expected = official(items, cards), brute_force(rows, kind != "rewards")
+    assert set(found.numbers) == set(expected)
+    assert {name: found.value(name) for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 ROW = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "subset": "math-prm", "id": 7}
 
 
 def test_the_published_columns_become_items_in_the_files_order(tmp_path):
-    source = write(tmp_path / "a.jsonl", [ROW | {"chosen_model": "human", "rejected_model": "gpt-4"}, ROW])
+    source = write_rows(tmp_path / "a.jsonl", [ROW | {"chosen_model": "human", "rejected_model": "gpt-4"}, ROW])
     found = load(source)
     first, second = found.items
     assert (first.id, second.id) == ("7", "7#2")
@@ -271,12 +258,12 @@ def test_a_prompt_may_be_messages(tmp_path):
         {"role": "assistant", "content": "Hm?"},
         {"role": "user", "content": "?"},
     ]
-    found = load(write(tmp_path / "a.jsonl", [ROW | {"prompt": turns, "subset": "shp"}]))
+    found = load(write_rows(tmp_path / "a.jsonl", [ROW | {"prompt": turns, "subset": "shp"}]))
     assert found.items[0].messages == tuple(turns)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({k: v for k, v in ROW.items() if k != "rejected"}, "rejected is missing"),
         ({k: v for k, v in ROW.items() if k != "subset"}, "subset is missing"),
@@ -284,21 +271,12 @@ def test_a_prompt_may_be_messages(tmp_path):
         (ROW | {"prompt": ""}, "the row has no prompt"),
     ],
 )
-def test_a_row_of_the_wrong_shape_is_named(tmp_path, row, said):
-    source = write(tmp_path / "a.jsonl", [ROW, row])
-    with pytest.raises(CannotRun) as told:
+def test_a_row_of_the_wrong_shape_is_named(tmp_path, row, message):
+    source = write_rows(tmp_path / "a.jsonl", [ROW, row])
+    with pytest.raises(CannotRun) as error:
         load(source)
-    assert f"{source}, row 2" in str(told.value) and said in str(told.value)
-    assert "prompt, chosen, rejected and subset" in str(told.value)
-
-
-def test_a_line_that_is_no_row_and_a_file_without_rows_cannot_run(tmp_path):
-    broken = tmp_path / "a.jsonl"
-    broken.write_text(json.dumps(ROW) + "\n[1]\n", encoding="utf-8")
-    with pytest.raises(CannotRun, match="row 2"):
-        load(str(broken))
-    with pytest.raises(CannotRun, match="no rows"):
-        load(write(tmp_path / "b.jsonl", []))
+    assert f"{source}, row 2" in str(error.value) and message in str(error.value)
+    assert "prompt, chosen, rejected and subset" in str(error.value)
 
 
 def published_rows(prior=False):
@@ -307,25 +285,25 @@ def published_rows(prior=False):
 
 
 def test_the_published_counts_differ_in_nothing(tmp_path):
-    found = load(write(tmp_path / "a.jsonl", published_rows()))
+    found = load(write_rows(tmp_path / "a.jsonl", published_rows()))
     assert found.differs == () and found.shown_name == "RewardBench" and len({i.id for i in found.items}) == 2985
 
 
 def test_what_differs_is_said_a_sentence_each(tmp_path):
     rows = published_rows()
     rows = [row for row in rows if row["subset"] != "hep-go" and (row["subset"], row["id"]) != ("donotanswer", 0)]
-    told = load(write(tmp_path / "a.jsonl", [*rows, ROW | {"subset": "mine"}])).differs
-    assert len(told) == 3
+    differs = load(write_rows(tmp_path / "a.jsonl", [*rows, ROW | {"subset": "mine"}])).differs
+    assert len(differs) == 3
     for words in (("hep-go", "164"), ("donotanswer", "135", "136"), ("mine",)):
-        assert any(all(word in sentence for word in words) for sentence in told)
+        assert any(all(word in sentence for word in words) for sentence in differs)
 
 
 def test_prior_sets_are_no_difference_when_whole_and_one_when_some_are_missing(tmp_path, monkeypatch):
     """From the hub each of the four splits is a subset, whatever the rows' own `subset` says."""
-    asked = []
+    requested = []
 
     def rows_of(source):
-        asked.append(source)
+        requested.append(source)
         split = source.rpartition(":")[2]
         if split == "filtered":
             rows = published_rows()
@@ -333,12 +311,12 @@ def test_prior_sets_are_no_difference_when_whole_and_one_when_some_are_missing(t
             rows = [ROW | {"subset": "raw", "prompt": [{"role": "user", "content": "Hi"}]}] * rewardbench.PRIOR_COUNTS[
                 split
             ]
-        return enumerate(rows, start=1)
+        return iter(rows)
 
-    monkeypatch.setattr(rewardbench, "numbered", rows_of)
+    monkeypatch.setattr("judges.evaluation.benchmarks.rows.read_records", rows_of)
     found = load(rewardbench.WITH_PRIOR)
     assert found.differs == () and len(found.items) == 2985 + 17154
-    assert asked == [rewardbench.HUB, *(f"{rewardbench.PRIOR}:{split}" for split in PRIOR)]
+    assert requested == [rewardbench.HUB, *(f"{rewardbench.PRIOR}:{split}" for split in PRIOR)]
     assert {i.subset for i in found.items} >= set(PRIOR)
     some = load(f"{rewardbench.HUB} + {rewardbench.PRIOR}:shp").differs
     assert len(some) == 3 and all(any(name in sentence for sentence in some) for name in PRIOR if name != "shp")
@@ -358,19 +336,19 @@ def languages(order):
 
 
 def test_the_languages_of_one_problem_share_a_prompt(tmp_path):
-    found = load(write(tmp_path / "a.jsonl", languages(list(range(164))))).items
+    found = load(write_rows(tmp_path / "a.jsonl", languages(list(range(164))))).items
     assert [i.meta["prompt"] for i in found[:2]] == ["humaneval-0", "humaneval-1"]
     assert all(found[k].meta["prompt"] == found[164 + k].meta["prompt"] for k in range(164))
 
 
 def test_languages_in_different_orders_share_nothing(tmp_path):
     order = [*range(1, 164), 0]
-    found = load(write(tmp_path / "a.jsonl", languages(order))).items
+    found = load(write_rows(tmp_path / "a.jsonl", languages(order))).items
     assert not any("prompt" in i.meta for i in found)
 
 
 def test_languages_that_are_not_whole_share_nothing(tmp_path):
-    found = load(write(tmp_path / "a.jsonl", languages(list(range(164)))[:-1])).items
+    found = load(write_rows(tmp_path / "a.jsonl", languages(list(range(164)))[:-1])).items
     assert not any("prompt" in i.meta for i in found)
 
 
@@ -389,6 +367,6 @@ def test_the_real_file_loads_and_its_numbers_are_the_brute_forces(shared_data):
     with load_scorer("length") as scorer:
         tally = official(found.items, {card.id: card for card in scorer.score(found.items)})
     lengths = [(row["subset"], len(row["chosen"]), len(row["rejected"]), []) for row in rows]
-    wanted = brute_force(lengths, generative=False)
-    assert {name: tally.value(name) for name in tally.numbers} == pytest.approx(wanted, abs=1e-12)
-    assert OVERALL in wanted and OVERALL_WITH_PRIOR in tally.missing
+    expected = brute_force(lengths, generative=False)
+    assert {name: tally.value(name) for name in tally.numbers} == pytest.approx(expected, abs=1e-12)
+    assert OVERALL in expected and OVERALL_WITH_PRIOR in tally.missing

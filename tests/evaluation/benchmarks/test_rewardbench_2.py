@@ -1,17 +1,16 @@
-"""RewardBench 2's best of four and Ties: by hand, and against a second way written from the definitions."""
+"""RewardBench 2's best of four and Ties: by hand, and against a brute-force implementation of the definitions."""
 
-import json
 import math
 import random
 
 import pytest
+from benchmark_cards import NO_VERDICT, scored, write_rows
 
-from judges import Failure, Item, Judgment, Scorecard
+from judges import Item, Judgment, Scorecard
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks.rewardbench_2 import COUNTS, OVERALL, TIES, credit, load, official
 from judges.types import Comparison, Gold
 
-LOST = Failure("malformed", "no rating")
 FIVE = ["Factuality", "Precise IF", "Math", "Safety", "Focus"]
 
 
@@ -31,19 +30,10 @@ def ties(kind, prompt, right, wrong):
     )
 
 
-def scored(name, *scores, written=False):
-    """A card of scores, None for one that failed; `written` by a judge that generates text."""
-    text = ("…",) if written else ()
-    sides = (
-        Judgment(failure=LOST, completions=text) if s is None else Judgment(score=s, completions=text) for s in scores
-    )
-    return Scorecard(id=name, judgments=tuple(sides))
-
-
-def made(name, *comparisons):
+def compared(name, *comparisons):
     """A card of comparisons, each (first, second, outcome)."""
-    told = tuple(Comparison(i, j, LOST if outcome == "lost" else outcome) for i, j, outcome in comparisons)
-    return Scorecard(id=name, judgments=(Judgment(score=0.5),) * 4, comparisons=told)
+    parsed = tuple(Comparison(i, j, NO_VERDICT if outcome == "lost" else outcome) for i, j, outcome in comparisons)
+    return Scorecard(id=name, judgments=(Judgment(score=0.5),) * 4, comparisons=parsed)
 
 
 def names(winner):
@@ -59,7 +49,7 @@ def round_robin(*order):
 
 
 @pytest.mark.parametrize(
-    ("card", "generative", "worth"),
+    ("card", "generative", "value"),
     [
         (scored("a", 4, 3, 2, 1), False, 1),
         (scored("a", 3, 4, 2, 1), False, 0),
@@ -78,24 +68,24 @@ def round_robin(*order):
         (scored("a", 1, None, None, None), True, 1),
         (scored("a", -2, None, None, -3), True, 1),
         (scored("a", None, None, None, None), True, 1 / 4),
-        (made("a", *names(0)), True, 1),
-        (made("a", *names(2)), True, 0),
-        (made("a", *names(None)), True, 1 / 4),
-        (made("a", *names(0), *names(3)), True, 1 / 2),
-        (made("a", *names(0), *names(3), *names(0)), True, 1),
-        (made("a", *names(1), *names(3)), True, 0),
-        (made("a", *names(0), *names(None)), True, 1),
-        (made("a", *round_robin(0, 3, 1, 2)), True, 1),
-        (made("a", *round_robin(3, 0, 1, 2)), True, 0),
+        (compared("a", *names(0)), True, 1),
+        (compared("a", *names(2)), True, 0),
+        (compared("a", *names(None)), True, 1 / 4),
+        (compared("a", *names(0), *names(3)), True, 1 / 2),
+        (compared("a", *names(0), *names(3), *names(0)), True, 1),
+        (compared("a", *names(1), *names(3)), True, 0),
+        (compared("a", *names(0), *names(None)), True, 1),
+        (compared("a", *round_robin(0, 3, 1, 2)), True, 1),
+        (compared("a", *round_robin(3, 0, 1, 2)), True, 0),
         # In a circle of 0 over 1, 1 over 2, 2 over 0, each beating 3, three share the first place.
-        (made("a", *round_robin(0, 1, 2, 3)[:1], (0, 2, "second"), *round_robin(0, 1, 2, 3)[2:]), True, 1 / 3),
-        (made("a", *((i, j, "tie") for i, j, _ in round_robin(0, 1, 2, 3))), True, 1 / 4),
+        (compared("a", *round_robin(0, 1, 2, 3)[:1], (0, 2, "second"), *round_robin(0, 1, 2, 3)[2:]), True, 1 / 3),
+        (compared("a", *((i, j, "tie") for i, j, _ in round_robin(0, 1, 2, 3))), True, 1 / 4),
         # 0 wins two and ties one with 1, which loses to 2: 2.5 wins are the most.
-        (made("a", (0, 1, "tie"), (0, 2, "first"), (0, 3, "first"), (1, 2, "second"), (1, 3, "tie")), True, 1),
+        (compared("a", (0, 1, "tie"), (0, 2, "first"), (0, 3, "first"), (1, 2, "second"), (1, 3, "tie")), True, 1),
     ],
 )
-def test_a_best_of_four_row_is_worth_its_share_of_the_first_place(card, generative, worth):
-    assert credit(four(), card, generative) == pytest.approx(worth, abs=1e-15)
+def test_the_credit_of_a_best_of_four_row_is_its_share_of_the_first_place(card, generative, value):
+    assert credit(four(), card, generative) == pytest.approx(value, abs=1e-15)
 
 
 def ties_of(**scores):
@@ -195,7 +185,7 @@ def test_a_subset_counts_the_same_however_many_rows_it_has():
 
 
 def test_a_judge_that_compares_has_no_ties_and_no_overall():
-    items, cards = six(lambda item: made(item.id, *round_robin(0, 1, 2, 3)))
+    items, cards = six(lambda item: compared(item.id, *round_robin(0, 1, 2, 3)))
     found = official(items, cards)
     assert set(found.numbers) == set(FIVE) and found.value("Focus") == 1
     assert set(found.missing) == {TIES, OVERALL} and "compares" in found.missing[TIES]
@@ -233,13 +223,13 @@ def brute_force(rows, generative):
                 everyone[second] += 1 - share
         valid = [score for score in everyone if score is not None]
         if len(valid) < 4 and not generative:
-            worth = 0
+            value = 0
         elif not valid:
-            worth = 1 / 4
+            value = 1 / 4
         else:
             first = [place for place, score in enumerate(everyone) if score == max(valid)]
-            worth = (0 in first) / len(first)
-        five.setdefault(subset, []).append(worth)
+            value = (0 in first) / len(first)
+        five.setdefault(subset, []).append(value)
     for subset, worths in five.items():
         numbers[subset] = math.fsum(worths) / len(worths)
 
@@ -253,8 +243,8 @@ def brute_force(rows, generative):
         sure = easy = hard = last = 0
         for key in both:
             right, wrong = tied[key]
-            told = [-1 if s is None else s for s in right]
-            spread = max(told) - min(told)
+            filled = [-1 if s is None else s for s in right]
+            spread = max(filled) - min(filled)
             m_tied = margin(right, wrong)
             least = min(m_tied, margin(*ref[key]))
             easy += m_tied > spread
@@ -292,25 +282,20 @@ def test_every_number_equals_the_brute_force_on_random_scores_with_ties_failures
         rows.append((subset, name, right, wrong, comparisons))
         items.append(four(name, subset))
         cards[name] = (
-            made(name, *comparisons) if comparisons else scored(name, *right, *wrong, written=kind == "ratings")
+            compared(name, *comparisons) if comparisons else scored(name, *right, *wrong, written=kind == "ratings")
         )
     for place in range(draw.choice([0, 1, 50]) if kind != "verdicts" else 0):
-        for sort in draw.choice([["tied", "ref"], ["tied", "ref"], ["tied"], ["ref"]]):
+        for kind_of_row in draw.choice([["tied", "ref"], ["tied", "ref"], ["tied"], ["ref"]]):
             equal = draw.random() < 0.2
-            right = [2.0] * 3 if equal else scores(draw.randint(2, 6) if sort == "tied" else 1)
+            right = [2.0] * 3 if equal else scores(draw.randint(2, 6) if kind_of_row == "tied" else 1)
             wrong = scores(draw.randint(1, 5))
-            item = ties(sort, place, len(right), len(wrong))
-            rows.append(("Ties", (sort, place), right, wrong, []))
+            item = ties(kind_of_row, place, len(right), len(wrong))
+            rows.append(("Ties", (kind_of_row, place), right, wrong, []))
             items.append(item)
             cards[item.id] = scored(item.id, *right, *wrong, written=kind == "ratings")
-    found, wanted = official(items, cards), brute_force(rows, kind != "rewards")
-    assert set(found.numbers) == set(wanted)
-    assert {name: found.value(name) for name in wanted} == pytest.approx(wanted, abs=1e-12)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    found, expected = official(items, cards), brute_force(rows, kind != "rewards")
+    assert set(found.numbers) == set(expected)
+    assert {name: found.value(name) for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 ROW = {"prompt": "2 + 2?", "chosen": ["4"], "rejected": ["5", "3", "22"], "subset": "Math", "id": "7"}
@@ -319,7 +304,9 @@ TIED = {"prompt": "A colour?", "chosen": ["red", "blue"], "rejected": ["up"], "s
 
 def test_the_published_columns_become_items_in_the_files_order(tmp_path):
     counts = {"num_correct": 1, "num_incorrect": 3, "total_completions": 4}
-    source = write(tmp_path / "a.jsonl", [ROW | counts | {"models": ["human", "x", "y", "z"]}, ROW | {"models": ["x"]}])
+    source = write_rows(
+        tmp_path / "a.jsonl", [ROW | counts | {"models": ["human", "x", "y", "z"]}, ROW | {"models": ["x"]}]
+    )
     first, second = load(source).items
     assert (first.id, second.id) == ("7", "7#2")
     assert list(first.responses) == ["4", "5", "3", "22"] and first.gold.chosen == (0,) and first.subset == "Math"
@@ -328,19 +315,19 @@ def test_the_published_columns_become_items_in_the_files_order(tmp_path):
 
 def test_the_two_rows_of_a_ties_prompt_share_it(tmp_path):
     ref = TIED | {"id": "ref:3", "chosen": ["red"], "prompt": "The colour of blood?"}
-    tied, one = load(write(tmp_path / "a.jsonl", [TIED, ref])).items
-    assert tied.gold.chosen == (0, 1) and one.gold.chosen == (0,)
-    assert tied.meta == {"ties": "tied", "prompt": "ties-3"} and one.meta == {"ties": "ref", "prompt": "ties-3"}
+    tied, single = load(write_rows(tmp_path / "a.jsonl", [TIED, ref])).items
+    assert tied.gold.chosen == (0, 1) and single.gold.chosen == (0,)
+    assert tied.meta == {"ties": "tied", "prompt": "ties-3"} and single.meta == {"ties": "ref", "prompt": "ties-3"}
 
 
 def test_rows_of_chosen_and_rejected_texts_are_read_and_said_to_differ(tmp_path):
-    found = load(write(tmp_path / "a.jsonl", [ROW | {"chosen": "4", "rejected": "5"}]))
+    found = load(write_rows(tmp_path / "a.jsonl", [ROW | {"chosen": "4", "rejected": "5"}]))
     assert list(found.items[0].responses) == ["4", "5"]
     assert any("four responses" in sentence for sentence in found.differs)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({k: v for k, v in ROW.items() if k != "chosen"}, "chosen is missing"),
         ({k: v for k, v in ROW.items() if k != "subset"}, "subset is missing"),
@@ -353,22 +340,22 @@ def test_rows_of_chosen_and_rejected_texts_are_read_and_said_to_differ(tmp_path)
         (TIED | {"id": "tied:x"}, '"ref:n" or "tied:n"'),
     ],
 )
-def test_a_row_of_the_wrong_shape_is_named(tmp_path, row, said):
-    source = write(tmp_path / "a.jsonl", [ROW, row])
-    with pytest.raises(CannotRun) as told:
+def test_a_row_of_the_wrong_shape_is_named(tmp_path, row, message):
+    source = write_rows(tmp_path / "a.jsonl", [ROW, row])
+    with pytest.raises(CannotRun) as error:
         load(source)
-    assert f"{source}, row 2" in str(told.value) and said in str(told.value)
+    assert f"{source}, row 2" in str(error.value) and message in str(error.value)
 
 
 def test_the_published_counts_differ_in_nothing_and_others_are_said(tmp_path):
     rows = [ROW | {"subset": s, "id": f"{s}-{n}"} for s in FIVE for n in range(COUNTS[s])]
     rows += [TIED | {"id": f"{kind}:{n}"} for kind in ("ref", "tied") for n in range(51)]
-    found = load(write(tmp_path / "a.jsonl", rows))
+    found = load(write_rows(tmp_path / "a.jsonl", rows))
     assert found.differs == () and len(found.items) == 1865 and found.shown_name == "RewardBench 2"
-    told = load(write(tmp_path / "b.jsonl", [*rows[475:], *rows[-1:], ROW | {"subset": "mine"}])).differs
-    assert len(told) == 3
+    differs = load(write_rows(tmp_path / "b.jsonl", [*rows[475:], *rows[-1:], ROW | {"subset": "mine"}])).differs
+    assert len(differs) == 3
     for words in (("Factuality", "475"), ("Ties", "103", "102"), ("mine",)):
-        assert any(all(word in sentence for word in words) for sentence in told)
+        assert any(all(word in sentence for word in words) for sentence in differs)
 
 
 def test_the_real_pairs_are_not_the_published_set(shared_data):

@@ -1,17 +1,17 @@
-"""RM-Bench: its rules by hand, against a plain reading of its definition, and its rows in both forms."""
+"""RM-Bench: its rules by hand, against an independent implementation, and its rows in both forms."""
 
 import json
 import random
 
 import pytest
+from benchmark_cards import NO_VERDICT, scored, write_rows
 
-from judges import Failure, Item, Judgment, Scorecard
+from judges import Item
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import rm_bench, rows
 from judges.types import Comparison, Gold
 
 STYLES = ["concise", "detailed_plain", "detailed_markdown"]
-NO = Failure("missing", "no verdict")
 
 
 def prompt(name, subset="chat"):
@@ -25,15 +25,11 @@ def prompt(name, subset="chat"):
     )
 
 
-def scored(name, scores, comparisons=()):
-    made = tuple(Judgment(failure=NO) if s is None else Judgment(score=float(s)) for s in scores)
-    return Scorecard(name, made, tuple(comparisons))
-
-
 def tally(rows):
     """rows: (subset, scores) or (subset, scores, comparisons)."""
     items = [prompt(str(n), row[0]) for n, row in enumerate(rows)]
-    return rm_bench.official(items, {str(n): scored(str(n), *row[1:]) for n, row in enumerate(rows)})
+    cards = [scored(str(n), *row[1], comparisons=row[2] if len(row) > 2 else ()) for n, row in enumerate(rows)]
+    return rm_bench.official(items, {card.id: card for card in cards})
 
 
 ALL_RIGHT, ALL_WRONG = (5, 5, 5, 1, 1, 1), (1, 1, 1, 5, 5, 5)
@@ -67,8 +63,8 @@ BY_HAND = {
 @pytest.mark.parametrize("scores, hard, normal, easy", BY_HAND.values(), ids=BY_HAND)
 def test_one_prompt_by_hand(scores, hard, normal, easy):
     found = tally([("chat", scores)])
-    told = [found.value(f"chat {level}") for level in ("hard", "normal", "easy", "style gap")]
-    assert told == pytest.approx([hard / 3, normal / 3, easy / 3, (easy - hard) / 3], abs=1e-12)
+    values = [found.value(f"chat {level}") for level in ("hard", "normal", "easy", "style gap")]
+    assert values == pytest.approx([hard / 3, normal / 3, easy / 3, (easy - hard) / 3], abs=1e-12)
     assert found.value("chat") == pytest.approx((hard + normal + easy) / 9, abs=1e-12)
 
 
@@ -78,7 +74,7 @@ def test_the_matrix_by_hand():
     assert cells == [[0.5, 0.5, 0.5], [0.5, 0, 0], [0.5, 0.5, 0]]
 
 
-# What a comparing judge said of right concise against wrong concise, in the given order and in the other.
+# The verdicts of a comparing judge on right concise against wrong concise, in the given order and in the swapped one.
 CELL = {
     "right in both": (["first"], ["first"], 1),
     "right in the given order": (["first"], ["second"], 0.5),
@@ -86,29 +82,29 @@ CELL = {
     "wrong in both": (["second"], ["second"], 0),
     "a tie is wrong": (["tie"], ["first"], 0.5),
     "two ties": (["tie"], ["tie"], 0),
-    "a failure is wrong": ([NO], ["first"], 0.5),
-    "two failures": ([NO], [NO], 0),
+    "a failure is wrong": ([NO_VERDICT], ["first"], 0.5),
+    "two failures": ([NO_VERDICT], [NO_VERDICT], 0),
     "one order alone, right": (["first"], [], 1),
     "one order alone, wrong": ([], ["second"], 0),
-    "one order alone, a failure": ([], [NO], 0),
+    "one order alone, a failure": ([], [NO_VERDICT], 0),
     "two votes of three": (["first", "first", "second"], ["second"], 0.5),
     "votes that draw": (["first", "second"], ["first"], 0.5),
-    "a vote that failed is no vote": (["first", NO], ["first", "tie"], 1),
+    "a vote that failed is no vote": (["first", NO_VERDICT], ["first", "tie"], 1),
 }
 
 
-@pytest.mark.parametrize("given, other, worth", CELL.values(), ids=CELL)
-def test_a_comparing_judge_decides_a_cell_by_its_verdicts(given, other, worth):
-    said = [Comparison(0, 3, o) for o in given] + [Comparison(0, 3, o, swapped=True) for o in other]
+@pytest.mark.parametrize("given, other, win", CELL.values(), ids=CELL)
+def test_a_comparing_judge_decides_a_cell_by_its_verdicts(given, other, win):
+    comparisons = [Comparison(0, 3, o) for o in given] + [Comparison(0, 3, o, swapped=True) for o in other]
     for scores, elsewhere in ((ALL_WRONG, 0), (ALL_RIGHT, 8)):  # the cells that it did not compare go by scores
-        found = tally([("chat", scores, said)])
-        assert found.value("concise over concise of chat") == worth
-        assert found.value("chat") == pytest.approx((elsewhere + worth) / 9, abs=1e-12)
+        found = tally([("chat", scores, comparisons)])
+        assert found.value("concise over concise of chat") == win
+        assert found.value("chat") == pytest.approx((elsewhere + win) / 9, abs=1e-12)
 
 
 def test_a_comparison_named_the_other_way_round_says_the_same():
-    said = [Comparison(3, 0, "second"), Comparison(3, 0, "first", swapped=True)]
-    assert tally([("chat", ALL_WRONG, said)]).value("concise over concise of chat") == 0.5
+    comparisons = [Comparison(3, 0, "second"), Comparison(3, 0, "first", swapped=True)]
+    assert tally([("chat", ALL_WRONG, comparisons)]).value("concise over concise of chat") == 0.5
 
 
 def test_safety_pools_its_two_parts():
@@ -158,11 +154,11 @@ def reference(rows):
                         ahead = ahead if c.first == i else -ahead
                         orders.setdefault((c.first == i) != c.swapped, []).append(ahead)
                 if orders:
-                    worth = sum(1 for votes in orders.values() if sum(votes) > 0) / len(orders)
+                    win = sum(1 for votes in orders.values() if sum(votes) > 0) / len(orders)
                 else:
                     right, wrong = scores[i], scores[3 + j]
-                    worth = 1 if right is not None and wrong is not None and right > wrong else 0
-                table.setdefault(domain, {}).setdefault((i, j), []).append(worth)
+                    win = 1 if right is not None and wrong is not None and right > wrong else 0
+                table.setdefault(domain, {}).setdefault((i, j), []).append(win)
     out = {}
     for domain, cells in table.items():
         a = {cell: sum(values) / len(values) for cell, values in cells.items()}
@@ -180,20 +176,20 @@ def reference(rows):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_official_equals_the_definition_read_plainly(seed):
+def test_official_equals_an_independent_implementation(seed):
     draw = random.Random(seed)
     subsets = list(rm_bench.COUNTS)[: draw.randint(1, 5)] if seed % 2 else list(rm_bench.COUNTS)
     rows = []
     for n in range(draw.randint(1, 25) + len(subsets)):
         scores = [draw.choice([None, 0, 1, 2, 3, draw.random()]) for _ in range(6)]
-        said = []
+        comparisons = []
         if seed % 4 > 1:
             for pair in [(i, j) for i in range(3) for j in range(3, 6)]:
                 first, second = pair if draw.random() < 0.8 else pair[::-1]
                 for swapped in draw.choice([(False, True), (False,), (True,), (False, False, True), ()]):
-                    outcome = draw.choice(["first", "second", "tie", NO])
-                    said.append(Comparison(first, second, outcome, swapped))
-        rows.append((subsets[n % len(subsets)], scores, said))
+                    outcome = draw.choice(["first", "second", "tie", NO_VERDICT])
+                    comparisons.append(Comparison(first, second, outcome, swapped))
+        rows.append((subsets[n % len(subsets)], scores, comparisons))
     found = tally(rows)
     expected = reference(rows)
     assert {name: found.value(name) for name in expected} == pytest.approx(expected, abs=1e-12)
@@ -213,22 +209,16 @@ def one_style(group, style, **other):
     return row | {"rejected": f"r-{style}"} | other
 
 
-def write(tmp_path, rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def test_the_published_form_is_read_from_the_hub(monkeypatch):
-    asked = []
+    requested = []
 
     def records(source):
-        asked.append(source)
+        requested.append(source)
         return iter([published(n, domain) for domain, count in rm_bench.COUNTS.items() for n in range(count)])
 
-    monkeypatch.setattr(rows, "records", records)
+    monkeypatch.setattr(rows, "read_records", records)
     found = rm_bench.load()
-    assert asked == ["hf:THU-KEG/RM-Bench:train"] and len(found.items) == 1327 and found.differs == ()
+    assert requested == ["hf:THU-KEG/RM-Bench:train"] and len(found.items) == 1327 and found.differs == ()
     assert found.shown_name == "RM-Bench" and found.items[0].id == "chat-0"
     assert found.items[0].responses == ("c0", "c1", "c2", "r0", "r1", "r2")
     assert found.items[0].pairs() == ((0, 3), (0, 4), (0, 5), (1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5))
@@ -243,21 +233,24 @@ def test_a_json_list_is_read_as_its_repository_has_it(tmp_path):
 
 def test_three_rows_of_a_group_are_one_item_whatever_their_order(tmp_path):
     rows = [one_style("chat-1", s) for s in ("detailed_markdown", "concise", "detailed_plain")]
-    (item,) = rm_bench.load(write(tmp_path, rows)).items
+    (item,) = rm_bench.load(write_rows(tmp_path / "rows.jsonl", rows)).items
     assert item.responses[:3] == ("c-concise", "c-detailed_plain", "c-detailed_markdown")
     assert item.responses[3:] == ("r-concise", "r-detailed_plain", "r-detailed_markdown")
 
 
 def test_what_differs_is_said(tmp_path):
-    found = rm_bench.load(write(tmp_path, [published(1, "chat")]))
+    found = rm_bench.load(write_rows(tmp_path / "rows.jsonl", [published(1, "chat")]))
     assert "chat: 1 of the published 129 prompts" in found.differs
     assert "math: none of the published 529 prompts" in found.differs
     assert found.shown_name == "RM-Bench (not the published set)"
 
 
 BAD = {
-    "two texts": ([published(1, "chat"), published(2, "chat", chosen=["a", "b"])], "row 2: chosen is not three texts"),
-    "a number among the texts": ([published(1, "chat", rejected=["a", "b", 3])], "row 1: rejected is not three texts"),
+    "two texts": ([published(1, "chat"), published(2, "chat", chosen=list("ab"))], "row 2: chosen is not three texts"),
+    "a number among the texts": (
+        [published(1, "chat", rejected=["a", "b", 3])],
+        "row 1: rejected is not a list of texts",
+    ),
     "a domain of another set": ([published(1, "history")], "row 1: domain is 'history'"),
     "no prompt": ([published(1, "chat", prompt=None)], "row 1: prompt is missing"),
     "a blank prompt": ([published(1, "chat", prompt=" ")], "row 1: prompt is empty"),
@@ -271,11 +264,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("rows, told", BAD.values(), ids=BAD)
-def test_a_row_of_another_shape_is_named(tmp_path, rows, told):
+@pytest.mark.parametrize("rows, message", BAD.values(), ids=BAD)
+def test_a_row_of_another_shape_is_named(tmp_path, rows, message):
     with pytest.raises(CannotRun) as error:
-        rm_bench.load(write(tmp_path, rows))
-    assert told in str(error.value) and "rows.jsonl" in str(error.value)
+        rm_bench.load(write_rows(tmp_path / "rows.jsonl", rows))
+    assert message in str(error.value) and "rows.jsonl" in str(error.value)
 
 
 def test_the_local_file_is_798_prompts_of_nine_comparisons(shared_data):

@@ -257,13 +257,13 @@ def test_nothing_of_which_nothing_can_be_said():
 
 def test_real_judges_prefer_as_their_authors_files_say(shared_data):
     """Counted from the rows themselves: a decision A>B is for the response in the first place."""
-    from judges.data.readers import records
+    from judges.data.readers import read_records
     from judges.evaluation.benchmarks.judgebench import load
     from judges.evaluation.recorded_judgments import RecordedJudgments
 
     path = str(shared_data / "judgebench_outputs" / "arena_hard--o1-mini-2024-09-12.jsonl.gz")
     items = load(str(shared_data / "judgebench_gpt.jsonl")).items
-    decisions = [[j["decision"] for j in row["judgments"]] for row in records(path)]
+    decisions = [[j["decision"] for j in row["judgments"]] for row in read_records(path)]
     flip = {"A>B": "B>A", "B>A": "A>B", "A=B": "A=B"}
     told = values(items, RecordedJudgments(path).score(items))
     assert told["position: consistency"] == pytest.approx(sum(a == flip[b] for a, b in decisions) / 350)

@@ -8,8 +8,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from judges.evaluation.results import Bin, Contrast, Measurement, Number, Result, Run, write_run
-from judges.types import Comparison, Failure, Gold, Item, Judgment, Scorecard, Usage, to_plain
+from judges.evaluation.results import Bin, Contrast, BenchmarkInfo, MetricValue, Result, Run, write_run
+from judges.types import Comparison, Failure, Gold, Item, Judgment, Scorecard, Usage, to_dict
 
 # (subset, prompt, a good response, a bad one)
 TOPICS = (
@@ -94,10 +94,10 @@ def make_run(
     for b, name in enumerate(benchmarks):
         items = [_item(i, name, texts, named) for i in range(rows)]
         file = f"items/{name}.jsonl"
-        _write(folder / file, [to_plain(item) for item in items])
+        _write(folder / file, [to_dict(item) for item in items])
         title = named[b % len(texts)] if texts else f"{name.title()} questions"
         measured.append(
-            Measurement(name, title, "made up", f"digest-{name}-{rows}", rows, rows, file, "accuracy",
+            BenchmarkInfo(name, title, "made up", f"digest-{name}-{rows}", rows, rows, file, "accuracy",
                      ("it was made up for this test",) if b else ())
         )  # fmt: skip
         mine = []
@@ -106,13 +106,13 @@ def make_run(
             file = f"judgments/{name}-{s}.jsonl"
             where = {"benchmark": name, "scorer": scorer.label}
             _write(
-                folder / file, [{**where, "subset": i.subset, **to_plain(c)} for i, c in zip(items, cards, strict=True)]
+                folder / file, [{**where, "subset": i.subset, **to_dict(c)} for i, c in zip(items, cards, strict=True)]
             )
             mine.append(_result(name, scorer, items, cards, file))
         results += mine
         contrasts += [_contrast(name, a, c) for i, a in enumerate(mine) for c in mine[i + 1 :]]
         between[name] = tuple(
-            Number("agreement: same verdict", f"{a.label} | {c.label}", *_wilson(0.5 + 0.3 * draw.random(), rows))
+            MetricValue("agreement: same verdict", f"{a.label} | {c.label}", *_wilson(0.5 + 0.3 * draw.random(), rows))
             for i, a in enumerate(mine)
             for c in mine[i + 1 :]
         )  # fmt: skip
@@ -198,14 +198,14 @@ def _wilson(share: float, n: int) -> tuple[float, float, float]:
     return share, max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _share(metric: str, section: str, values: list[float | None]) -> Number:
+def _share(metric: str, section: str, values: list[float | None]) -> MetricValue:
     told = [v for v in values if v is not None]
     if not told:
-        return Number(metric, section, None, left_out=len(values), note="every row failed")
+        return MetricValue(metric, section, None, left_out=len(values), note="every row failed")
     right, left = sum(told), len(values) - len(told)
     ties = sum(v == 0.5 for v in told)
     edges = (right / len(values), (right + left) / len(values))
-    return Number(
+    return MetricValue(
         metric, section, *_wilson(right / len(told), len(told)), "wilson", len(values), len(values), left, ties, *edges
     )
 
@@ -231,7 +231,7 @@ def _result(name: str, scorer: Made, items: list[Item], cards: list[Scorecard], 
         numbers.append(_share("position: first slot preferred", "", [0.58] * len(same)))
     curves = {}
     if scorer.label not in ("length", "random"):
-        numbers += [Number("ece, equal width", "", 0.081, 0.06, 0.1, rows=len(items)), Number("temperature", "", 1.7)]
+        numbers += [MetricValue("ece, equal width", "", 0.081, 0.06, 0.1, rows=len(items)), MetricValue("temperature", "", 1.7)]
         sure = [0.55, 0.65, 0.75, 0.85, 0.95]
         curves = {
             "as it is": tuple(Bin(s, max(0.4, s - 0.12 * (s - 0.4)), 20 + 15 * k) for k, s in enumerate(sure)),

@@ -16,7 +16,7 @@ from judges.errors import CannotRun
 from judges.evaluation.report import compare_runs, write_csv, write_markdown, write_report
 from judges.evaluation.report.caveats import caveats
 from judges.evaluation.report.data import page_data, published
-from judges.evaluation.results import Number, write_run
+from judges.evaluation.results import MetricValue, write_run
 
 
 def made(folder, rows=12):
@@ -117,7 +117,7 @@ def test_no_published_scores_unasked_or_beside_another_set(tmp_path, settings):
 
 def test_the_worst_case_is_the_headlines_and_a_dash_where_it_has_none(tmp_path):
     run = made(tmp_path)
-    accuracy, official = replace(run.results[0].main, worst=0.123), Number("official", "overall", 0.5)
+    accuracy, official = replace(run.results[0].main, worst=0.123), MetricValue("official", "overall", 0.5)
     for worst, shown in ((None, "–"), (0.25, "25.0")):
         result = replace(
             run.results[0], headline=("official", "overall"), numbers=(accuracy, replace(official, worst=worst))

@@ -23,8 +23,8 @@ from judges.evaluation.report.data import LONGEST_TEXT, Judgments, page_data, sc
 from judges.evaluation.report.html import SCRIPTS, assembled, page_file, policy
 from judges.evaluation.report.markdown import cell
 from judges.evaluation.report.outcomes import disagree, outcome, preferences
-from judges.evaluation.results import read_lines, read_run
-from judges.types import Comparison, Failure, Gold, Item, Judgment, Scorecard, to_plain
+from judges.evaluation.results import read_jsonl, read_run
+from judges.types import Comparison, Failure, Gold, Item, Judgment, Scorecard, to_dict
 
 # Any text, lone surrogates too: what a model or a file may hold.
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()))
@@ -122,7 +122,7 @@ def scored(*scores, comparisons=()):
 
 
 def said(one, card):
-    return outcome(to_plain(one), to_plain(card))
+    return outcome(to_dict(one), to_dict(card))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_preferences_are_those_that_bias_reads(n, data):
     pairs = data.draw(st.lists(st.sampled_from(list(itertools.permutations(range(n), 2))), max_size=8))
     made = tuple(Comparison(i, j, data.draw(OUTCOMES), data.draw(st.booleans())) for i, j in pairs)
     one, card = item(n), scored(*scores, comparisons=made)
-    found = preferences(to_plain(one), to_plain(card))
+    found = preferences(to_dict(one), to_dict(card))
     for i, j in itertools.combinations(range(n), 2):
         assert found.get((i, j)) == bias.verdict(one, card, i, j)
 
@@ -183,7 +183,7 @@ def test_every_judgment_is_on_the_page_of_a_small_run(tmp_path):
     explorer = page_data(tmp_path, run)["explorer"]
     assert len(explorer["items"]) == 40 and len(explorer["cards"]) == explorer["total"] == 40 * len(SCORERS)
     card = explorer["cards"][0]
-    told = next(c for c in read_lines(tmp_path / "judgments/everyday-0.jsonl") if c["id"] == "everyday-0")
+    told = next(c for c in read_jsonl(tmp_path / "judgments/everyday-0.jsonl") if c["id"] == "everyday-0")
     assert [j.get("score") for j in card["judgments"]] == [j["score"] for j in told["judgments"]]
 
 
@@ -304,7 +304,7 @@ def test_flipped_rows_are_those_whose_lines_were_changed_by_hand(tmp_path):
     make_run(tmp_path / "a", 30, scorers=SCORERS[1:2], benchmarks=("one",))
     make_run(tmp_path / "b", 30, scorers=SCORERS[1:2], benchmarks=("one",))
     path = tmp_path / "b/judgments/one-0.jsonl"
-    rows = list(read_lines(path))
+    rows = list(read_jsonl(path))
     for row in rows[3:5]:
         row["judgments"].reverse()
     path.write_text("".join(json.dumps(row) + "\n" for row in random.Random(1).sample(rows, len(rows))))

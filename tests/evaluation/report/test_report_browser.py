@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 from report_runs import HOSTILE, SCORERS, make_run
 
-from judges.evaluation.references import Published
+from judges.evaluation.references import PublishedScore
 from judges.evaluation.report import compare_runs, write_changes, write_report
 from judges.evaluation.report.outcomes import disagree, outcome
-from judges.evaluation.results import read_lines, write_run
+from judges.evaluation.results import read_jsonl, write_run
 
 selenium = pytest.importorskip("selenium", reason="the browser tests need selenium")
 from selenium import webdriver  # noqa: E402
@@ -121,10 +121,10 @@ def facts(folder):
     """Every judgment of the run, read another way than the page's: benchmark, subset, scorer, outcome, flags."""
     told = []
     for name in ("everyday", "hard"):
-        items = {item["id"]: item for item in read_lines(folder / f"items/{name}.jsonl")}
+        items = {item["id"]: item for item in read_jsonl(folder / f"items/{name}.jsonl")}
         found = {}
         for s, scorer in enumerate(SCORERS):
-            for card in read_lines(folder / f"judgments/{name}-{s}.jsonl"):
+            for card in read_jsonl(folder / f"judgments/{name}-{s}.jsonl"):
                 found.setdefault(card["id"], []).append((scorer.label, outcome(items[card["id"]], card)))
         for key, cards in found.items():
             differs = disagree(o.prefers for _, o in cards)
@@ -209,8 +209,8 @@ def test_a_columns_head_sorts_both_ways_and_says_so(page):
 
 
 def test_published_scores_stay_apart_below_whatever_the_order(chromium, tmp_path, monkeypatch):
-    told = Published("<b>best-70b", "everyday", "overall", 99.9, "a paper", "the paper", "2024-05")
-    monkeypatch.setattr("judges.evaluation.report.data.references", lambda name: (told,) if name == "everyday" else ())
+    told = PublishedScore("<b>best-70b", "everyday", "overall", 99.9, "a paper", "the paper", "2024-05")
+    monkeypatch.setattr("judges.evaluation.report.data.published_scores", lambda name: (told,) if name == "everyday" else ())
     write_run(replace(make_run(tmp_path, 10), settings={"references": True}), tmp_path)
     page = Page(chromium, write_report(tmp_path))
     for button in page.all("table.sortable th .sort")[:4]:

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from judges.errors import CannotRun
+from judges.evaluation.benchmark_run import file_name, run_benchmark
 from judges.evaluation.benchmarks.base import Benchmark
-from judges.evaluation.judging import file_name, judge
 from judges.scorer import Scorer
 from judges.scorers.baselines import Length
 from judges.types import REAL_LINE, Failure, Gold, Item, Judgment, Scorecard
@@ -41,14 +41,14 @@ def benchmark(n=9, seed=0):
 
 
 def run(scorer, folder, data=None):
-    return judge(scorer, scorer.name, scorer.name, data or benchmark(), folder)
+    return run_benchmark(scorer, scorer.name, scorer.name, data or benchmark(), folder)
 
 
-def test_a_second_sitting_judges_only_what_is_missing_and_gives_the_same_cards(tmp_path):
+def test_a_second_session_judges_only_what_is_missing_and_gives_the_same_cards(tmp_path):
     first = run(Counting(), tmp_path)
     path = tmp_path / first.file
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # as a kill leaves it
+    path.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # as a killed run leaves it
     again = Counting()
     second = run(again, tmp_path)
     assert again.asked == [json.loads(line)["id"] for line in lines[4:]]
@@ -67,7 +67,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_with_each_item_once(tmp_pat
     script = f"""
 import sys, time
 sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parent)!r})
-from test_resuming import Counting, run
+from test_benchmark_run import Counting, run
 class Slow(Counting):
     def stream(self, items):
         for card in super().stream(items):
@@ -90,31 +90,31 @@ run(Slow(), Path({str(tmp_path)!r}))
     done = run(Counting(), tmp_path)
     ids = [json.loads(line)["id"] for line in (tmp_path / done.file).open()]
     assert sorted(ids, key=int) == [str(i) for i in range(9)]
-    whole = run(Counting(), tmp_path / "at-once")
-    assert done.cards == whole.cards
+    full = run(Counting(), tmp_path / "at-once")
+    assert done.cards == full.cards
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "judgments").write_text("a file")
     with pytest.raises(CannotRun, match="judgments"):
-        judge(Length(), "length", "length", benchmark(), tmp_path)
+        run_benchmark(Length(), "length", "length", benchmark(), tmp_path)
 
 
-def test_names_of_files_tell_benchmarks_and_scorers_apart():
+def test_file_names_are_unique_to_benchmark_and_scorer():
     names = {file_name(b, s) for b in ("a/x.jsonl", "b/x.jsonl") for s in ("length", "random,seed=1", "random,seed=2")}
     assert len(names) == 6
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for name in names)
 
 
-def test_what_another_run_judged_is_set_aside_and_serves_when_it_is_asked_for_again(tmp_path):
-    whole, part = benchmark(9), benchmark(9)
+def test_judgments_of_another_run_are_archived_and_reused_when_needed_again(tmp_path):
+    full, part = benchmark(9), benchmark(9)
     part = Benchmark(part.name, part.title, part.items[:4], part.source)
-    first = run(Counting(), tmp_path, whole)
+    first = run(Counting(), tmp_path, full)
     few = run(second := Counting(), tmp_path, part)
     assert not second.asked and few.cards == {i: first.cards[i] for i in "0123"}
     assert len((tmp_path / few.file).read_text().splitlines()) == 4
-    run(Counting(seed=1), tmp_path, whole)
-    again = run(third := Counting(), tmp_path, whole)
+    run(Counting(seed=1), tmp_path, full)
+    again = run(third := Counting(), tmp_path, full)
     assert not third.asked and again.cards == first.cards
 
 
