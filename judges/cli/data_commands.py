@@ -212,7 +212,7 @@ def best(
     retry_failed: opt.RetryFailed = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """BestCandidate the best of N candidates for each prompt, and plot the expected score of the best of n."""
+    """Select the best of N candidates for each prompt, and plot the expected score of the best of n."""
     from judges.batch.output import ScoreOptions
     from judges.cli.best import BestConfig, run
     from judges.cli.scorer_options import parse_assignments
