@@ -23,10 +23,10 @@ def main() -> None:
     try:
         app(prog_name="assay")
     except CannotRun as error:
-        from judges.evaluation.report.markdown import visible
+        from judges.evaluation.report.markdown import escape_invisible
 
         # The message may contain text of a file: control characters must not reach the terminal.
-        print(f"assay: {visible(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"assay: {escape_invisible(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Typer turns Ctrl-C into a silent exit 130

@@ -25,7 +25,7 @@ from judges.data.shards import is_folder, is_stream, list_shards
 from judges.data.writers import write_rows
 from judges.engines.policy import Policy
 from judges.errors import CannotRun
-from judges.evaluation.report.markdown import visible
+from judges.evaluation.report.markdown import escape_invisible
 from judges.preferences.best_of_n import (
     BestOfNCurve,
     CandidateScores,
@@ -178,7 +178,7 @@ def print_outcome(outcome: Outcome, output: Path, quiet: bool) -> None:
         return
     failed = ", ".join(f"{count:,} {reason}" for reason, count in outcome.failures.most_common())
     best = outcome.rows - outcome.failures.total()
-    lines = [visible(f"{output}: the best response for {best:,} of {outcome.rows:,} prompts")]
+    lines = [escape_invisible(f"{output}: the best response for {best:,} of {outcome.rows:,} prompts")]
     if failed:
         lines.append(f"  no candidate has a score: {failed}; --retry-failed judges those prompts again")
     if outcome.partial:
@@ -218,7 +218,7 @@ def report_curve(curve: BestOfNCurve | None, names: ScorerNames, paths: Paths, q
     stdout_console(120).print(curve_table(curve, names))
     for reason, count in curve.left_out.items():
         print(f"  left out of the curve: {count:,} prompts, {reason}", file=sys.stderr)
-    print(visible(f"  {written}"), file=sys.stderr)
+    print(escape_invisible(f"  {written}"), file=sys.stderr)
 
 
 def curve_table(curve: BestOfNCurve, names: ScorerNames) -> Table:

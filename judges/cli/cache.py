@@ -13,7 +13,7 @@ from typing import Any
 from judges.data.json_lines import to_line
 from judges.engines.store import Store
 from judges.errors import CannotRun
-from judges.evaluation.report.markdown import visible
+from judges.evaluation.report.markdown import escape_invisible
 
 STORES = ("completions.sqlite", "candidates.sqlite")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -25,9 +25,9 @@ def print_contents(path: Path) -> None:
             contents = store.summaries()
         print(f"{file}: {sum(part.completions for part in contents):,} completions, {_mebibytes(file.stat().st_size)}")
         for part in contents:
-            name, size = visible(str(part.engine.get("model"))), f"{_mebibytes(part.size)} of text"
+            name, size = escape_invisible(str(part.engine.get("model"))), f"{_mebibytes(part.size)} of text"
             print(f"  {name}  {part.completions:,}, {size}, {_format_time(part.first)} to {_format_time(part.last)}")
-            print(f"    {visible(_format_settings(part.engine))}")
+            print(f"    {escape_invisible(_format_settings(part.engine))}")
 
 
 def export(path: Path, output: str) -> None:

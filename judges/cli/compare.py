@@ -28,8 +28,8 @@ from judges.evaluation.compute_results import attack_numbers, compare_scorers, c
 from judges.evaluation.gate import compare_with_baseline, read_baseline, regressions
 from judges.evaluation.recorded_judgments import RecordedJudgments
 from judges.evaluation.references import published_scores
-from judges.evaluation.report import write_csv, write_markdown, write_report
-from judges.evaluation.report.html import write_whole
+from judges.evaluation.report import render_csv, render_markdown, write_report
+from judges.evaluation.report.html import write_atomically
 from judges.evaluation.results import BenchmarkInfo, Contrast, MetricValue, Result, Run, write_run
 from judges.evaluation.summary import summarize
 from judges.scorer import Scorer, load_scorer, parse_spec
@@ -217,8 +217,8 @@ def _write_reports(benchmarks: Sequence[Benchmark], runs: Sequence[BenchmarkRun]
             state.summary.append(sentences)
     finished = state.write(output)
     page = write_report(output)
-    write_whole(output / "report.md", write_markdown(finished))
-    write_whole(output / "numbers.csv", write_csv(finished))
+    write_atomically(output / "report.md", render_markdown(finished))
+    write_atomically(output / "numbers.csv", render_csv(finished))
     return page
 
 

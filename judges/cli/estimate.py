@@ -14,7 +14,7 @@ from rich.table import Table
 from judges.cli.terminal import escape_text, format_interval, format_share, plain_table, stdout_console
 from judges.data.readers import read_records
 from judges.errors import CannotRun
-from judges.evaluation.report.markdown import visible
+from judges.evaluation.report.markdown import escape_invisible
 from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics.prediction_powered import LARGEST, Estimate, TooFewLabels, by_group, estimate
 from judges.types import Failure
@@ -48,7 +48,7 @@ def run(file: str, verdict: str, label: str, group: str | None, prompt: str | No
     print(overall.words)
     for name, found in estimates.items():
         for note in (str(found),) if isinstance(found, TooFewLabels) else found.notes:
-            print(f"{visible(name)}: {note}" if name else f"Note: {note}.")
+            print(f"{escape_invisible(name)}: {note}" if name else f"Note: {note}.")
     if not quiet:
         print("The estimate is valid if the labelled rows are a random sample of all rows.")
     if rows.without_verdict or any(isinstance(found, TooFewLabels) for found in estimates.values()):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from judges.batch.run import STANDARD_OUTPUT, ScoreSummary
-from judges.evaluation.report.markdown import visible
+from judges.evaluation.report.markdown import escape_invisible
 from judges.types import Scorecard, Usage
 
 LINE_SECONDS = 15.0  # between two plain lines
@@ -29,7 +29,7 @@ class RowProgress:
 
     def __init__(self, name: str, total: int | None, quiet: bool, unit: str = "rows") -> None:
         self._unit = unit
-        self._name, self._quiet = visible(name), quiet
+        self._name, self._quiet = escape_invisible(name), quiet
         self._limit = self._total = total
         self._started = self._drawn = self._printed = time.monotonic()
         self._rows = self._failed = 0
@@ -138,7 +138,7 @@ def print_summary(summary: ScoreSummary, output: Path, quiet: bool) -> None:
         return
     to_stdout = output == STANDARD_OUTPUT
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary.failures.most_common()) or "none"
-    name = "standard output" if to_stdout else visible(str(output))
+    name = "standard output" if to_stdout else escape_invisible(str(output))
     line = f"{name}: {summary.written:,} rows written, {summary.resumed:,} already there, failed: {reasons}"
     print(line, file=sys.stderr)
     usage = summary.usage

@@ -15,7 +15,7 @@ from judges.data.rows import Row, read_rows
 from judges.data.shards import Shard, is_stream, list_shards
 from judges.engines.policy import Policy
 from judges.errors import CannotRun
-from judges.evaluation.report.markdown import visible
+from judges.evaluation.report.markdown import escape_invisible
 from judges.scorer import Scorer, load_scorer
 from judges.scorers.llm_judge import LLMJudge
 from judges.types import Item
@@ -40,7 +40,7 @@ def run(config: ScoreConfig, quiet: bool) -> None:
         rows = list(_probe_rows(config, shards, counts, total))
         bad = [row for row in rows if not isinstance(row.item, Item) and (policy is None or row.prompt is None)]
         for row in bad[:PRINTED_PROMPTS]:
-            print(f"row {row.number}: {visible(str(row.item))}")
+            print(f"row {row.number}: {escape_invisible(str(row.item))}")
         items = [row.item for row in rows if isinstance(row.item, Item)]
         if policy is not None:
             items += _sample_candidates(policy, rows)
@@ -83,13 +83,13 @@ def _sample_candidates(policy: Policy, rows: Sequence[Row]) -> list[Item]:
 
 def _print_prompts(scorer: Scorer, items: Sequence[Item]) -> None:
     for item in items[:PRINTED_PROMPTS]:
-        print(f"=== item {visible(item.id)}, {len(item.responses)} responses")
+        print(f"=== item {escape_invisible(item.id)}, {len(item.responses)} responses")
         if not isinstance(scorer, LLMJudge):
             print(f"{scorer.name} reads the prompt and the response as they are")
             continue
         responses = range(min(2, len(item.responses))) if scorer.template.kind == "pairwise" else range(1)
         for message in scorer.template.render(item, tuple(responses)):
-            print(f"--- {message['role']}:\n{visible(message['content'])}")
+            print(f"--- {message['role']}:\n{escape_invisible(message['content'])}")
 
 
 def _print_estimate(scorer: Scorer, items: Sequence[Item], total: int, quiet: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from judges.cli.scorer_options import parse_settings, with_model_options
 from judges.errors import CannotRun
-from judges.evaluation.report.markdown import visible
+from judges.evaluation.report.markdown import escape_invisible
 from judges.scorer import load_scorer, parse_spec
 
 _EXTRA = ("fastapi", "starlette", "pydantic", "uvicorn", "h11", "prometheus_client")
@@ -57,4 +57,4 @@ def _report_unfinished(left: int) -> None:
 
 
 def _print_error(text: str) -> None:
-    print(visible(text), file=sys.stderr, flush=True)
+    print(escape_invisible(text), file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from judges.evaluation.report.markdown import visible
+from judges.evaluation.report.markdown import escape_invisible
 from judges.evaluation.results import MetricValue
 
 
@@ -19,7 +19,7 @@ def stdout_console(width: int = 140) -> Console:
 
 def escape_text(text: str) -> str:
     """Text from a user's file, for rich: without markup and without control characters of a terminal."""
-    return escape(visible(text))
+    return escape(escape_invisible(text))
 
 
 def print_text(console: Console, text: str) -> None:

@@ -10,13 +10,15 @@ from judges.evaluation.attacks import ATTACKS
 from judges.evaluation.benchmark_run import BenchmarkRun
 from judges.evaluation.benchmarks import limit_items
 from judges.evaluation.benchmarks.base import Benchmark
-from judges.evaluation.metrics.accuracy import accuracy, accuracy_numbers, noted
+from judges.evaluation.metrics.accuracy import accuracy, accuracy_numbers, with_note
 from judges.evaluation.metrics.agreement import agreement_numbers
-from judges.evaluation.metrics.bias import bias_numbers
 from judges.evaluation.metrics.calibration import measure as calibration
 from judges.evaluation.metrics.correlation import correlation_numbers, per_prompt_tau
+from judges.evaluation.metrics.length_bias import length_bias_numbers
+from judges.evaluation.metrics.position_bias import position_bias_numbers
 from judges.evaluation.metrics.ranking import ranked, ranking_numbers
-from judges.evaluation.metrics.scorer_agreement import between_numbers
+from judges.evaluation.metrics.scorer_agreement import scorer_agreement_numbers
+from judges.evaluation.metrics.style_bias import author_bias_numbers, style_bias_numbers
 from judges.evaluation.results import BenchmarkInfo, Contrast, MetricValue, Result
 from judges.evaluation.robustness import measure_robustness
 from judges.evaluation.statistics import intervals
@@ -45,9 +47,12 @@ def compute_result(run: BenchmarkRun) -> Result:
     calibration_numbers, curves = calibration(items, cards)
     if run.identity.get("fitted_on") == benchmark.digest:
         note = "the scorer's temperature was fitted on these very rows"
-        calibration_numbers = tuple(noted(number, note) for number in calibration_numbers)
+        calibration_numbers = tuple(with_note(number, note) for number in calibration_numbers)
     numbers += calibration_numbers
-    numbers += bias_numbers(items, cards, str(run.identity.get("model", "")))
+    numbers += position_bias_numbers(items, cards)
+    numbers += length_bias_numbers(items, cards)
+    numbers += style_bias_numbers(items, cards)
+    numbers += author_bias_numbers(items, cards, str(run.identity.get("model", "")))
     numbers += agreement_numbers(items, cards)
     for model in ranked(items, cards):
         interval = model.low, model.high, "bootstrap over prompts" if model.low is not None else ""
@@ -131,7 +136,7 @@ def compare_scorers(
     tallies = {run.label: tally for run in runs if (tally := headline_tally(run)) is not None}
     cards = {run.label: run.cards for run in runs}
     identities: Mapping[str, Mapping[str, object]] = {run.label: run.identity for run in runs}
-    return contrasts(benchmark.name, tallies), between_numbers(benchmark.items, cards, identities)
+    return contrasts(benchmark.name, tallies), scorer_agreement_numbers(benchmark.items, cards, identities)
 
 
 def attack_numbers(scorer: Scorer, benchmark: Benchmark, pairs: int) -> tuple[MetricValue, ...]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from judges.data.json_lines import from_line
 from judges.data.output_row import CANDIDATE_COLUMNS, OUTPUT_COLUMNS
 from judges.errors import CannotRun
-from judges.evaluation.report.plots import COLOURS, SETTINGS
+from judges.evaluation.report.plots import COLOURS, RC_PARAMS
 from judges.evaluation.statistics.intervals import intervals
 from judges.evaluation.statistics.tally import Mean, prompt_of
 from judges.preferences.scored_candidates import ScoredRow, parse_scored_row
@@ -291,7 +291,7 @@ def write_plot(curve: BestOfNCurve, scorer: str, measure: str | None, path: Path
         from matplotlib.figure import Figure
     except ImportError as error:
         raise CannotRun("plots need matplotlib: pip install 'assay[report]'") from error
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(RC_PARAMS):
         figure = Figure(layout="constrained", figsize=(6.4, 3.9 if measure is None else 6.2))
         FigureCanvasAgg(figure)
         panels = figure.subplots(1 if measure is None else 2, sharex=True, squeeze=False)[:, 0]

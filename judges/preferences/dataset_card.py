@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from judges.evaluation.report.html import write_whole
-from judges.evaluation.report.markdown import table
+from judges.evaluation.report.html import write_atomically
+from judges.evaluation.report.markdown import markdown_table
 from judges.preferences.export import DROP_DESCRIPTIONS, PairStatistics
 
 PLOTS = "plots"
@@ -25,7 +25,7 @@ def write_card(folder: Path, pairs: str, statistics: PairStatistics, record: Map
     for previous in (folder / PLOTS).glob("*.png"):
         previous.unlink()
     plots = _write_plots(folder / PLOTS, statistics) if statistics.pairs else []
-    write_whole(folder / "README.md", "\n".join(_render_card(pairs, statistics, record, plots)) + "\n")
+    write_atomically(folder / "README.md", "\n".join(_render_card(pairs, statistics, record, plots)) + "\n")
 
 
 def _render_card(
@@ -54,7 +54,7 @@ def _render_card(
         if statistics.drops[reason]:
             rows.append((reason, description, f"{statistics.drops[reason]:,}"))
     rows.append(("all", "", f"{statistics.prompts:,}"))
-    lines += table(("", "reason", "prompts"), rows, texts=2)
+    lines += markdown_table(("", "reason", "prompts"), rows, texts=2)
     if statistics.lost:
         lines += ["", f"Pairs removed by a filter or the budget: {_format_counts(statistics.lost)}."]
     if statistics.failures:
@@ -84,7 +84,7 @@ def _mean_table(statistics: PairStatistics) -> list[str]:
         ("characters", f"{mean['mean_length_chosen']:.0f}", f"{mean['mean_length_rejected']:.0f}"),
     ]
     return [
-        *table(("mean", "chosen", "rejected"), rows),
+        *markdown_table(("mean", "chosen", "rejected"), rows),
         "",
         f"The chosen response is longer in {longer:.0%} of pairs.",
     ]
@@ -100,7 +100,7 @@ def _settings_table(record: Mapping[str, Any]) -> list[str]:
     if record["budget"] is not None:
         rows.append(("budget", record["budget"]))
     rows += [(f"version: {name}", installed) for name in _PACKAGES if (installed := _installed_version(name))]
-    return table(("", ""), rows, texts=2)
+    return markdown_table(("", ""), rows, texts=2)
 
 
 def _installed_version(package: str) -> str | None:

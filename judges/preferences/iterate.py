@@ -20,7 +20,7 @@ from judges.data.writers import write_rows
 from judges.engines.policy import Policy
 from judges.errors import CannotRun
 from judges.evaluation.benchmarks import load_benchmark
-from judges.evaluation.report.html import write_whole
+from judges.evaluation.report.html import write_atomically
 from judges.preferences import held_out
 from judges.preferences.dpo import (
     DPOResult,
@@ -125,7 +125,7 @@ class _RoundRunner:
         if retry or not path.exists():
             self._round_folder(number).mkdir(parents=True, exist_ok=True)
             new = self._train_round(number) if number else self._evaluate(RoundResult(0))
-            write_whole(path, json.dumps(asdict(new), indent=1, ensure_ascii=False) + "\n")
+            write_atomically(path, json.dumps(asdict(new), indent=1, ensure_ascii=False) + "\n")
         result = read_round(path)
         self.observer.on_round_end(result)
         return result

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from judges.evaluation.report.html import write_whole
-from judges.evaluation.report.markdown import table
+from judges.evaluation.report.html import write_atomically
+from judges.evaluation.report.markdown import markdown_table
 from judges.preferences.held_out import Estimate
 from judges.preferences.iterate import RoundResult
 from judges.preferences.iterate_config import IterateConfig
@@ -38,10 +38,12 @@ _PLOTTED_METRICS = ("judge", "other", "length", "log_ratio")
 def write_report(config: IterateConfig, rounds: Sequence[RoundResult], folder: Path) -> Path:
     """Write `report.md`, `rounds.json` and, if matplotlib is installed, `rounds.png`; returns the report's path."""
     records = [asdict(result) for result in rounds]
-    write_whole(folder / "rounds.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / "rounds.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     lines = ["# Rounds", ""]
     lines += [f"Policy {config.model}, judged by {config.judge}; other scorer: {config.other or 'none'}.", ""]
-    lines += table(("", *(f"M_{result.number}" for result in rounds)), table_rows(rounds, with_p=True), texts=1)
+    lines += markdown_table(
+        ("", *(f"M_{result.number}" for result in rounds)), table_rows(rounds, with_p=True), texts=1
+    )
     lines += ["", _render_notes(config)]
     if config.stop and rounds[-1].stopped:
         model = best_model(config, rounds)
@@ -49,7 +51,7 @@ def write_report(config: IterateConfig, rounds: Sequence[RoundResult], folder: P
     if _write_plot(rounds, folder / PLOT):
         lines += ["", f"![scores, length and log ratio by round]({PLOT})"]
     path = folder / REPORT
-    write_whole(path, "\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -13,7 +13,7 @@ from judges.batch.run import ScoreSummary, score_file
 from judges.data.shards import is_folder, list_shards
 from judges.engines.policy import Policy
 from judges.errors import CannotRun
-from judges.evaluation.report.html import write_whole
+from judges.evaluation.report.html import write_atomically
 from judges.preferences.dataset_card import write_card
 from judges.preferences.export import DROP_DESCRIPTIONS, PairOptions, PairStatistics, write_pairs
 from judges.scorer import Scorer, json_round_trip
@@ -108,7 +108,7 @@ def _write_statistics(
         "stays_clear_of": sorted(options.shared_prompts),
         "budget": options.budget,
     }
-    write_whole(folder / ACCOUNT, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / ACCOUNT, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     write_card(folder, pairs, statistics, record)
 
 

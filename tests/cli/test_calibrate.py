@@ -122,13 +122,13 @@ def test_calibrate_prints_the_settings_that_must_be_given_again(tmp_path):
 @pytest.mark.parametrize(
     "rows, message",
     [
-        ({"wrong_every": 10**9}, "is wrong by more than a hair"),
+        ({"wrong_every": 10**9}, "is wrong by a notable margin"),
         ({"wrong_every": 1}, "do not point to the chosen"),
     ],
 )
 def test_calibrate_writes_nothing_where_no_temperature_fits(tmp_path, rows, message):
     path = pairs(tmp_path / "in.jsonl", **rows)
-    if "hair" in message:  # question 0 is wrong in every set
+    if "notable" in message:  # question 0 is wrong in every set
         path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     result = assay("calibrate", path, "--scorer", "length", "-o", tmp_path / "t.json")
     assert result.returncode == 2 and message in result.stderr and not (tmp_path / "t.json").exists()

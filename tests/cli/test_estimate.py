@@ -96,7 +96,7 @@ def test_estimate_refuses_too_few_labels_and_goes_on_with_other_groups(tmp_path)
     result = assay(
         "estimate", write_rows(tmp_path / "a.jsonl", labelled=14), "--verdict", "verdict", "--label", "human"
     )
-    assert result.returncode == 2 and "14 labelled prompts: 15 at the least" in result.stderr
+    assert result.returncode == 2 and "14 labelled prompts are too few: label at least 15" in result.stderr
     path = write_rows(tmp_path / "b.jsonl")
     with path.open("a") as out:
         out.write('{"verdict": 1, "human": 1, "group": "c"}\n')

@@ -16,15 +16,15 @@ def test_the_leader_is_named_with_the_scorers_it_beats_and_those_without_a_signi
     text = summarize("Chat", values(a=0.6, b=0.7, c=0.68), {"a": 1, "b": 10, "c": 5}, contrasts)
     assert text == (
         "Chat: b leads with 70.0 and beats a by 10.0 ± 4.0 points. No significant difference from"
-        " c (significant with about 900 more rows). The cheapest scorer that is not told apart from the best (b) is c,"
-        " at 50 % of its cost."
+        " c (significant with about 900 more rows). The cheapest scorer without a significant difference"
+        " from the best (b) is c, at 50 % of its cost."
     )
 
 
-def test_one_that_is_ahead_on_the_rows_of_both_is_not_called_beaten():
+def test_a_scorer_ahead_on_the_common_rows_is_not_reported_as_beaten():
     text = summarize("Chat", values(a=0.6, b=0.7), {}, [contrast("a", "b", 0.05, 0.01)])
     assert "beats" not in text and "On the rows that both have, a is better by 5.0 points." in text
 
 
-def test_nothing_is_said_of_one_scorer_or_of_none_with_a_value():
+def test_the_summary_is_empty_with_fewer_than_two_values():
     assert summarize("Chat", values(a=0.6), {}, []) == summarize("Chat", values(a=0.6, b=None), {}, []) == ""

@@ -1,4 +1,4 @@
-"""Accuracy by our own rules: what is right, what is a tie, what a failure leaves open."""
+"""Accuracy on pairs, with ties as a class, on human scores or ranks, and best-of-n."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BEST_OF_N = "best-of-n"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An Item's comparisons with what humans said: `right` is the sum of their credits, `open` how many of the
-    `of` comparisons a failure leaves open, `ties` how many the scorer tied."""
+    """An Item's comparisons with human preferences: `right` is the sum of their credits (1, ½ or 0), `open` how many
+    of the `of` comparisons have no verdict because of a failure, `ties` how many the scorer tied."""
 
     item: Item
     right: float
@@ -32,14 +32,14 @@ class Row:
 
     @property
     def value(self) -> float | None:
-        """The mean credit of the comparisons that are not open; None where all are."""
+        """The mean credit of the comparisons with a verdict; None without one."""
         return self.right / (self.of - self.open) if self.of > self.open else None
 
 
-def worth(gold: Gold, responses: int) -> tuple[float, ...]:
-    """What humans hold of each response, higher is better: 1 or 0 by `chosen`, the score, or minus the rank.
+def human_values(gold: Gold, responses: int) -> tuple[float, ...]:
+    """The human value of each response, higher is better: 1 or 0 by `chosen`, the score, or minus the rank.
 
-    >>> worth(Gold(chosen=(1,)), 3), worth(Gold(ranking=(2, 1)), 2), worth(Gold(tie=True), 2)
+    >>> human_values(Gold(chosen=(1,)), 3), human_values(Gold(ranking=(2, 1)), 2), human_values(Gold(tie=True), 2)
     ((0.0, 1.0, 0.0), (-2, -1), (0.0, 0.0))
     """
     if gold.chosen is not None:
@@ -50,8 +50,8 @@ def worth(gold: Gold, responses: int) -> tuple[float, ...]:
 
 
 def credit(item: Item, card: Scorecard) -> float | None:
-    """1 when the chosen response scored higher than every other, ½ for a tie at the top, 0 below; None
-    where a failure leaves it open. Raises ValueError for an Item without a chosen response."""
+    """1 where the chosen response scores higher than every other, ½ for a tie at the top, else 0; None after
+    a failure. Raises ValueError for an Item without a chosen response."""
     if item.gold is None or item.gold.chosen is None:
         raise ValueError(f"item {item.id!r} has no chosen response")
     scores = [j.score for j in card.judgments]
@@ -65,12 +65,12 @@ def credit(item: Item, card: Scorecard) -> float | None:
 
 
 def accuracy(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally | None:
-    """Accuracy on the pairs that humans decided, as a whole ("") and by subset. None where no Item has `chosen`
-    or `tie` as gold.
+    """Accuracy on the pairs with a human preference, overall ("") and by subset. None where no Item has `chosen` or
+    `tie` as gold.
 
     A pair is one of the Item's comparisons with one chosen response and one that is not: 1 when the chosen
-    scored higher, ½ for equal scores, 0 else; a pair with a failure counts not at all. A row is an Item: the
-    mean over its pairs. A tie among humans is no pair here.
+    scored higher, ½ for equal scores, 0 else; a pair with a failure does not count. A row is an Item: the
+    mean over its pairs. Human ties are left out.
 
     >>> from judges.types import Judgment
     >>> item = Item(id="a", prompt="2 + 2?", responses=["4", "5"], gold=Gold(chosen=(0,)))
@@ -85,69 +85,70 @@ def accuracy(items: Sequence[Item], cards: Mapping[str, Scorecard]) -> Tally | N
 def accuracy_numbers(
     items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int = 0, draws: int = 1000
 ) -> tuple[MetricValue, ...]:
-    """All accuracies that the Items' gold has, as a whole and by subset.
+    """All accuracies that the Items' gold allows, overall and by subset.
 
-    "accuracy": see there. "accuracy, ties are a class": where humans called some pairs a tie; the scorer's
-    verdict of three (a higher, b higher, equal scores) is theirs or is wrong, so a scorer without equal scores
-    cannot be right on their ties. "pairwise accuracy": where humans gave scores or ranks; the comparisons
-    whose responses they told apart. "best-of-n": of three responses and more; 1 when the humans' best has the
-    highest score, h / k when k responses share it and h of them are best.
+    - "accuracy": see `accuracy`.
+    - "accuracy, ties are a class", where some pairs are human ties: the verdict (a higher, b higher, equal scores)
+      must equal the human one, so a scorer without equal scores is wrong on every human tie.
+    - "pairwise accuracy", where gold is scores or ranks: over the comparisons that are no human ties.
+    - "best-of-n", for three responses or more: 1 where the humans' best has the highest score, h / k where k
+      responses share it and h of them are best.
 
-    `ties` and `left_out` count Items: with a comparison that the scorer tied, and without any that is not open.
-    `worst` and `best` count every open comparison as wrong and as right.
+    `ties` counts Items with a comparison that the scorer tied, `left_out` Items without any verdict. `worst` and
+    `best` count every comparison without a verdict as wrong and as right.
     """
     chosen = [item for item in items if item.gold and (item.gold.chosen is not None or item.gold.tie)]
     ordered = [item for item in items if item.gold and (item.gold.scores or item.gold.ranking)]
     pairs = [item for item in chosen if len(item.responses) == 2]
     with_ties = pairs if any(item.gold and item.gold.tie for item in pairs) else []
     several = [item for item in items if item.gold and len(item.responses) > 2]
-    kinds: tuple[tuple[str, Sequence[Item], Judge], ...] = (
+    kinds: tuple[tuple[str, Sequence[Item], RowRule], ...] = (
         (ACCURACY, chosen, _pairs),
         (THREE_WAY, with_ties, _three_way),
         (PAIRWISE, ordered, _pairs),
         (BEST_OF_N, several, _best),
     )
-    made: list[MetricValue] = []
-    for metric, of, judge in kinds:
-        rows = _rows(of, cards, judge)
-        # Humans' ties alone leave a metric without rows; only accuracy, which every such set has, says so.
+    results: list[MetricValue] = []
+    for metric, of, rule in kinds:
+        rows = _rows(of, cards, rule)
+        # A set of human ties has no rows; only accuracy, which every such set has, reports that.
         if rows or (of and metric == ACCURACY):
             by_section = _sections(rows)
             for number in intervals.numbers(_tally(rows), metric, seed, draws):
-                made.append(_counted(number, by_section.get(number.section, [])))
-    return tuple(made)
+                results.append(_counted(number, by_section.get(number.section, [])))
+    return tuple(results)
 
 
-Judge = Callable[[Item, tuple[float, ...], Sequence[float | None]], tuple[float, int, int, int]]
+RowRule = Callable[[Item, tuple[float, ...], Sequence[float | None]], tuple[float, int, int, int]]
 
 
-def _rows(items: Iterable[Item], cards: Mapping[str, Scorecard], judge: Judge) -> list[Row]:
+def _rows(items: Iterable[Item], cards: Mapping[str, Scorecard], rule: RowRule) -> list[Row]:
     """One Row for each Item with a comparison."""
-    made = []
+    results = []
     for item in items:
         assert item.gold is not None
         scores = [judgment.score for judgment in cards[item.id].judgments]
-        right, left_open, of, ties = judge(item, worth(item.gold, len(item.responses)), scores)
+        right, unknown, of, ties = rule(item, human_values(item.gold, len(item.responses)), scores)
         if of:
-            made.append(Row(item, right, left_open, of, ties))
-    return made
+            results.append(Row(item, right, unknown, of, ties))
+    return results
 
 
 def _pairs(item: Item, human: tuple[float, ...], scores: Sequence[float | None]) -> tuple[float, int, int, int]:
-    right, left_open, of, ties = 0.0, 0, 0, 0
+    right, unknown, of, ties = 0.0, 0, 0, 0
     for i, j in item.pairs():
         if human[i] == human[j]:
             continue
         of += 1
         better, worse = (scores[i], scores[j]) if human[i] > human[j] else (scores[j], scores[i])
         if better is None or worse is None:
-            left_open += 1
+            unknown += 1
         elif better == worse:
             right += 0.5
             ties += 1
         else:
             right += better > worse
-    return right, left_open, of, ties
+    return right, unknown, of, ties
 
 
 def _three_way(_: Item, human: tuple[float, ...], scores: Sequence[float | None]) -> tuple[float, int, int, int]:
@@ -184,7 +185,7 @@ def _tally(rows: Sequence[Row]) -> Tally:
         numbers={name: {name: 1.0} for name, mean in means.items() if len(mean.values)},
         headline="",
         missing={
-            name: "a failure in every row" if sections[name] else "humans told no two responses apart"
+            name: "a failure in every row" if sections[name] else "humans tied all responses"
             for name, mean in means.items()
             if not len(mean.values)
         },
@@ -194,9 +195,9 @@ def _tally(rows: Sequence[Row]) -> Tally:
 def _counted(number: MetricValue, rows: Sequence[Row]) -> MetricValue:
     if not rows:
         return number
-    part = sum(0 < row.open < row.of for row in rows)
+    partial = sum(0 < row.open < row.of for row in rows)
     return replace(
-        noted(number, f"{part} rows miss some of their comparisons, through failures" if part else ""),
+        with_note(number, f"{partial} rows lack some of their comparisons because of failures" if partial else ""),
         ties=sum(row.ties > 0 for row in rows),
         left_out=sum(row.value is None for row in rows),
         worst=float(np.mean([row.right / row.of for row in rows])),
@@ -204,6 +205,6 @@ def _counted(number: MetricValue, rows: Sequence[Row]) -> MetricValue:
     )
 
 
-def noted(number: MetricValue, note: str) -> MetricValue:
-    """The number with one more note."""
+def with_note(number: MetricValue, note: str) -> MetricValue:
+    """The number with a further note."""
     return replace(number, note="; ".join(filter(None, (number.note, note))))

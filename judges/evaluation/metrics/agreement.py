@@ -1,4 +1,4 @@
-"""Annotators among each other, and a scorer among them: κ, α, and how far humans agree at all."""
+"""Inter-annotator agreement and agreement of a scorer with annotators: κ, α and the human ceiling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from judges.evaluation.metrics.accuracy import noted
+from judges.evaluation.metrics.accuracy import with_note
 from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics import intervals
 from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
@@ -18,14 +18,15 @@ from judges.types import Item, Scorecard
 VERDICTS = ("a", "b", "tie")
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
-NOBODY = -1  # no verdict: an annotator who did not see the row, a scorer that failed
+MISSING = -1  # no verdict: the annotator did not see the row, or the scorer failed
 
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """Rows of two responses with two votes or more. `counts` (rows, 3) says how many said a, b and tie;
-    `annotators` gives each by name one code a row (0 a, 1 b, 2 tie, -1 none), empty where the data does not
-    say who voted. `unread` counts rows whose votes are something else."""
+    """Rows of two responses with two votes or more.
+
+    `counts` (rows, 3) has the votes for a, b and tie. `annotators` has, by name, one code per row (0 a, 1 b, 2 tie,
+    -1 none); it is empty where the data does not name annotators. `unread` counts rows with other votes."""
 
     items: tuple[Item, ...]
     counts: Floats
@@ -44,49 +45,49 @@ def agreement_numbers(
     annotators" (the mean over pairs of annotators; needs their names), and "human ceiling" (one annotator
     against the majority of the others, over all annotators of a row; 1 / k where k verdicts share it).
 
-    Of the scorer, given `cards`: "agreement with the others' majority" takes an annotator's seat, so it is what
-    to hold against the ceiling; "agreement with the majority" of all; "agreement with an annotator" and
+    Of the scorer, given `cards`: "agreement with the others' majority" replaces each annotator in turn, so it compares
+    with the ceiling; "agreement with the majority" of all; "agreement with an annotator" and
     "cohen kappa with an annotator", the mean and each by name; "cohen kappa with the majority", where there is
-    one. Its verdict is the higher score, tie for equal ones, so a scorer without equal scores misses every tie.
+    one. The verdict is the higher score, tie for equal ones, so a scorer without equal scores misses every tie.
     """
     votes = read_votes(items)
     if not votes.items:
         why = f"votes are not 'a', 'b' or 'tie' in {votes.unread} rows"
         return (MetricValue("human ceiling", "", None, note=why),) if votes.unread else ()
-    made = _of_humans(votes, seed, draws)
+    results = _of_humans(votes, seed, draws)
     if cards is not None:
-        made += _of_scorer(votes, cards, seed, draws)
-    unread = f"{votes.unread} rows hold votes that are not 'a', 'b' or 'tie'"
-    return tuple(noted(number, unread) for number in made) if votes.unread else made
+        results += _of_scorer(votes, cards, seed, draws)
+    unread = f"{votes.unread} rows have votes that are not 'a', 'b' or 'tie'"
+    return tuple(with_note(number, unread) for number in results) if votes.unread else results
 
 
 def read_votes(items: Sequence[Item]) -> Votes:
-    """The votes in the Items' meta."""
-    kept, rows, unread = [], [], 0
+    """The votes in the Items' `meta["votes"]` and the names in `meta["annotators"]`."""
+    with_votes, rows, unread = [], [], 0
     for item in items:
-        given = item.meta.get("votes")
-        if not isinstance(given, list | tuple) or len(item.responses) != 2 or len(given) < 2:
+        votes = item.meta.get("votes")
+        if not isinstance(votes, list | tuple) or len(item.responses) != 2 or len(votes) < 2:
             continue
-        if not all(isinstance(vote, str) and vote in VERDICTS for vote in given):
+        if not all(isinstance(vote, str) and vote in VERDICTS for vote in votes):
             unread += 1
             continue
-        kept.append(item)
-        rows.append([VERDICTS.index(vote) for vote in given])
+        with_votes.append(item)
+        rows.append([VERDICTS.index(vote) for vote in votes])
     counts = np.array([[row.count(code) for code in range(3)] for row in rows], dtype=np.float64).reshape(-1, 3)
     annotators: dict[str, Codes] = {}
-    named = [item.meta.get("annotators") for item in kept]
+    named = [item.meta.get("annotators") for item in with_votes]
     if all(isinstance(n, list | tuple) and len(n) == len(row) for n, row in zip(named, rows, strict=True)):
         for i, (names, row) in enumerate(zip(named, rows, strict=True)):
             for name, code in zip(names or (), row, strict=True):
-                annotators.setdefault(str(name), np.full(len(kept), NOBODY, dtype=np.intp))[i] = code
-    return Votes(tuple(kept), counts, annotators, unread)
+                annotators.setdefault(str(name), np.full(len(with_votes), MISSING, dtype=np.intp))[i] = code
+    return Votes(tuple(with_votes), counts, annotators, unread)
 
 
 # -- statistics: of counts (rows, 3), or of two raters' codes -------------------------------------------------
 
 
 def alpha(counts: Floats) -> float:
-    """Krippendorff's nominal α of rows' vote counts; nan where all votes are one and the same."""
+    """Krippendorff's nominal α of rows' vote counts; nan where all votes are equal."""
     import krippendorff
 
     if (counts.sum(axis=0) > 0).sum() < 2:
@@ -95,20 +96,20 @@ def alpha(counts: Floats) -> float:
 
 
 def fleiss(counts: Floats) -> float:
-    """Fleiss' κ (1971) of rows with equally many votes; nan where all votes are one and the same."""
+    """Fleiss' κ (1971) of rows with equally many votes; nan where all votes are equal."""
     shares = counts.sum(axis=0) / counts.sum()
     chance = float((shares**2).sum())
     return float(_pairs_agree(counts).mean() - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
 def cohen(a: Codes, b: Codes) -> float:
-    """Cohen's κ (1960) over the rows where both have a verdict; nan without one, or where both always say the same.
+    """Cohen's κ (1960) over the rows where both have a verdict; nan without one, or where all verdicts are equal.
 
     >>> round(cohen(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])), 3)
     0.5
     """
-    both = (a != NOBODY) & (b != NOBODY)
-    # A count of nine cells: a library's checks of its input would be most of a bootstrap's time.
+    both = (a != MISSING) & (b != MISSING)
+    # Nine cells: in a bootstrap, the input checks of a library would take most of the time.
     table = np.bincount(a[both] * 3 + b[both], minlength=9).reshape(3, 3) / max(both.sum(), 1)
     chance = float(table.sum(axis=1) @ table.sum(axis=0))
     return float(np.trace(table) - chance) / (1 - chance) if both.any() and chance < 1 else float("nan")
@@ -125,14 +126,14 @@ def with_majority(counts: Floats, codes: Codes) -> Floats:
     return found
 
 
-def in_a_seat(counts: Floats, codes: Codes | None = None) -> Floats:
+def leave_one_out(counts: Floats, codes: Codes | None = None) -> Floats:
     """For each row, over its annotators: the agreement of a verdict with the majority of the other annotators.
 
-    The verdict is the annotator's own (the human ceiling) or the scorer's, given its codes.
+    The verdict is the annotator's own (the human ceiling), or the scorer's where `codes` are given.
     """
     total = np.zeros(len(counts))
     for vote in range(3):
-        voted = counts[:, vote]  # so many annotators leave this seat
+        voted = counts[:, vote]  # annotators who cast this vote
         others = counts - np.eye(3)[vote]
         verdict = np.full(len(counts), vote) if codes is None else codes
         total += np.where(voted > 0, voted * with_majority(others, verdict), 0)
@@ -151,52 +152,56 @@ def _pairs_agree(counts: Floats) -> Floats:
 
 def _of_humans(votes: Votes, seed: int, draws: int) -> tuple[MetricValue, ...]:
     counts, everyone = votes.counts, np.arange(len(votes.items))
-    made = [
+    results = [
         *_means(votes, everyone, "agreement between annotators", _pairs_agree(counts), seed, draws),
         _resampled(votes, everyone, lambda rows: alpha(counts[rows]), "krippendorff alpha", "", seed, draws),
     ]
     if len(set(counts.sum(axis=1))) == 1:
-        made.append(_resampled(votes, everyone, lambda rows: fleiss(counts[rows]), "fleiss kappa", "", seed, draws))
+        results.append(_resampled(votes, everyone, lambda rows: fleiss(counts[rows]), "fleiss kappa", "", seed, draws))
     kappa = "cohen kappa between annotators"
     pairs = [
         (a, b)
         for a, b in combinations(votes.annotators.values(), 2)
-        if ((a != NOBODY) & (b != NOBODY)).any()  # they met in a row
+        if ((a != MISSING) & (b != MISSING)).any()  # with a row in common
     ]
     if pairs:
         number = _resampled(
             votes, everyone, lambda rows: _mean([cohen(a[rows], b[rows]) for a, b in pairs]), kappa, "", seed, draws
         )
-        made.append(noted(number, f"{len(pairs)} pairs of annotators"))
+        results.append(with_note(number, f"{len(pairs)} pairs of annotators"))
     else:
-        why = "no two annotators saw one row" if votes.annotators else "the data does not say who gave which vote"
-        made.append(MetricValue(kappa, "", None, rows=len(everyone), note=why))
-    return (*made, *_means(votes, everyone, "human ceiling", in_a_seat(counts), seed, draws))
+        why = "no two annotators share a row" if votes.annotators else "the data does not name the annotators"
+        results.append(MetricValue(kappa, "", None, rows=len(everyone), note=why))
+    return (*results, *_means(votes, everyone, "human ceiling", leave_one_out(counts), seed, draws))
 
 
 def _of_scorer(votes: Votes, cards: Mapping[str, Scorecard], seed: int, draws: int) -> tuple[MetricValue, ...]:
     verdicts = np.array([_verdict(cards[item.id]) for item in votes.items], dtype=np.intp)
-    there = np.flatnonzero(verdicts != NOBODY)
-    counts, codes = votes.counts[there], verdicts[there]
-    with_each = counts[np.arange(len(there)), codes] / counts.sum(axis=1)
-    made = [
-        *_means(votes, there, "agreement with the others' majority", in_a_seat(counts, codes), seed, draws),
-        *_means(votes, there, "agreement with the majority", with_majority(counts, codes), seed, draws),
-        *_means(votes, there, "agreement with an annotator", with_each, seed, draws),
+    scored = np.flatnonzero(verdicts != MISSING)
+    counts, codes = votes.counts[scored], verdicts[scored]
+    with_each = counts[np.arange(len(scored)), codes] / counts.sum(axis=1)
+    results = [
+        *_means(votes, scored, "agreement with the others' majority", leave_one_out(counts, codes), seed, draws),
+        *_means(votes, scored, "agreement with the majority", with_majority(counts, codes), seed, draws),
+        *_means(votes, scored, "agreement with an annotator", with_each, seed, draws),
     ]
-    for name, theirs in votes.annotators.items():
-        saw = there[theirs[there] != NOBODY]
-        same = (theirs[saw] == verdicts[saw]).astype(np.float64)
-        made += _means(votes, saw, "agreement with an annotator", same, seed, draws, name)
+    for name, votes_of_rater in votes.annotators.items():
+        common = scored[votes_of_rater[scored] != MISSING]
+        same = (votes_of_rater[common] == verdicts[common]).astype(np.float64)
+        results += _means(votes, common, "agreement with an annotator", same, seed, draws, name)
     top = votes.counts == votes.counts.max(axis=1, keepdims=True)
-    majority = np.where(top.sum(axis=1) == 1, top.argmax(axis=1), NOBODY)
+    majority = np.where(top.sum(axis=1) == 1, top.argmax(axis=1), MISSING)
     raters = {("cohen kappa with the majority", ""): majority}
-    raters |= {("cohen kappa with an annotator", name): theirs for name, theirs in votes.annotators.items()}
-    for (metric, section), theirs in raters.items():
-        rows = there[theirs[there] != NOBODY]
-        made.append(_resampled(votes, rows, _kappa(theirs[rows], verdicts[rows]), metric, section, seed, draws))
-    failed = len(verdicts) - len(there)
-    return tuple(replace(number, left_out=failed) for number in made)
+    raters |= {
+        ("cohen kappa with an annotator", name): votes_of_rater for name, votes_of_rater in votes.annotators.items()
+    }
+    for (metric, section), votes_of_rater in raters.items():
+        rows = scored[votes_of_rater[scored] != MISSING]
+        results.append(
+            _resampled(votes, rows, _kappa(votes_of_rater[rows], verdicts[rows]), metric, section, seed, draws)
+        )
+    failed = len(verdicts) - len(scored)
+    return tuple(replace(number, left_out=failed) for number in results)
 
 
 def _kappa(a: Codes, b: Codes) -> Callable[[Codes], float]:
@@ -206,13 +211,13 @@ def _kappa(a: Codes, b: Codes) -> Callable[[Codes], float]:
 def _verdict(card: Scorecard) -> int:
     a, b = (judgment.score for judgment in card.judgments)
     if a is None or b is None:
-        return NOBODY
+        return MISSING
     return 0 if a > b else 1 if b > a else 2
 
 
 def _mean(values: Sequence[float]) -> float:
-    told = [value for value in values if not np.isnan(value)]
-    return float(np.mean(told)) if told else float("nan")
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def _means(
@@ -228,7 +233,7 @@ def _means(
 def _resampled(
     votes: Votes, rows: Codes, statistic: Callable[[Codes], float], metric: str, section: str, seed: int, draws: int
 ) -> MetricValue:
-    """`statistic` of rows counted from 0 within `rows`."""
+    """`statistic` maps indices into `rows`."""
     prompts = [prompt_of(votes.items[i]) for i in rows]
     if not prompts or np.isnan(statistic(np.arange(len(rows)))):
         why = "not defined: every verdict is the same" if prompts else "no row has both verdicts"

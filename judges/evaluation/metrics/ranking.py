@@ -1,4 +1,4 @@
-"""Models ranked by their responses: Bradley–Terry strengths and Elo, by a scorer's verdicts or by humans'."""
+"""Rankings of models by Bradley–Terry strength and Elo, from a scorer's verdicts or human preferences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from judges.evaluation.metrics.accuracy import noted, worth
+from judges.evaluation.metrics.accuracy import human_values, with_note
 from judges.evaluation.metrics.correlation import spearman, tau_b
 from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics import intervals
@@ -17,13 +17,13 @@ from judges.types import Item, Scorecard
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
-ELO_ORDERS = 100  # Elo hangs on the order of the games: the mean over so many
-APART = 0.05  # the share of draws without a fit, above which the others are no fair sample
+ELO_ORDERS = 100  # Elo depends on the order of the games: the mean over so many random orders
+MAX_UNDEFINED = 0.05  # share of draws without a fit; above it there is no interval
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A model's place. `strength` is in log-odds, mean 0 over the models that have one: of two models, the first
+    """A model's rank. `strength` is in log-odds, mean 0 over the models that have one: of two models, the first
     wins with σ(difference), a tie half a win. `low` and `high` are its 95 % interval. `elo` starts at 1000 and
     moves by 4 at most a game, so it needs many. Strengths are None, and `note` says why, where there is none:
     a model that won or lost every game has no finite strength, and models that never met have no difference.
@@ -61,46 +61,46 @@ def ranked(
     failure is no game. Where gold is `chosen`, two chosen ones are no game, nor are two others. Strengths are
     the maximum likelihood of Bradley and Terry (1952), a tie half a win to each; their intervals a bootstrap
     over prompts. The fit exists for models of which each won against each, at least through others (Ford 1957):
-    where that is not all of them, the largest such group is ranked and the others stand behind it, by Elo.
+    where that is not all of them, the largest such group is ranked and the others follow by Elo.
     """
     games = games_of(items, cards)
     if not games.models:
         return ()
-    together = _linked(games)
-    inside = np.isin(games.first, together) & np.isin(games.second, together)
+    connected = _linked(games)
+    inside = np.isin(games.first, connected) & np.isin(games.second, connected)
     rows = np.flatnonzero(inside)
-    strengths = _strengths(games, np.ones(len(games.first)), together)
-    drawn = np.array([_strengths(games, weights, together) for weights in _draws(games, rows, seed, draws)])
+    strengths = _strengths(games, np.ones(len(games.first)), connected)
+    drawn = np.array([_strengths(games, weights, connected) for weights in _draws(games, rows, seed, draws)])
     fits = ~np.isnan(drawn).any(axis=1) if len(drawn) else np.zeros(0, dtype=bool)
-    lost = 1 - float(fits.mean()) if len(fits) else 0.0
+    undefined = 1 - float(fits.mean()) if len(fits) else 0.0
     prompts = len({games.prompts[row] for row in rows})
     elo = _elo(games, seed)
-    made = []
+    results = []
     for i, name in enumerate(games.models):
-        mine = (games.first == i) | (games.second == i)
+        played = (games.first == i) | (games.second == i)
         won = ((games.first == i) & (games.outcome == 1)) | ((games.second == i) & (games.outcome == -1))
         strength = float(strengths[i]) if not np.isnan(strengths[i]) else None
-        low, high, note = None, None, "" if strength is not None else _why_apart(games, i, together)
+        low, high, note = None, None, "" if strength is not None else _why_unranked(games, i, connected)
         if strength is not None and prompts < 3:
             note = "fewer than 3 prompts: no interval"
-        elif strength is not None and lost > APART:
-            note = f"no interval: in {lost:.0%} of the draws the games come apart"
+        elif strength is not None and undefined > MAX_UNDEFINED:
+            note = f"no interval: in {undefined:.0%} of the draws the games do not connect all models"
         elif strength is not None and len(fits):
             low, high = intervals.bca(strength, np.sort(drawn[fits, i]), 0.0, prompts - 1)
-        ties = int((mine & (games.outcome == 0)).sum())
-        made.append(
-            Ranked(name, strength, low, high, float(elo[i]), int(mine.sum()), int((mine & won).sum()), ties, note)
+        ties = int((played & (games.outcome == 0)).sum())
+        results.append(
+            Ranked(name, strength, low, high, float(elo[i]), int(played.sum()), int((played & won).sum()), ties, note)
         )
-    return tuple(sorted(made, key=lambda r: (r.strength is None, -(r.strength or 0.0), -r.elo, r.model)))
+    return tuple(sorted(results, key=lambda r: (r.strength is None, -(r.strength or 0.0), -r.elo, r.model)))
 
 
 def ranking_numbers(
     items: Sequence[Item], cards: Mapping[str, Scorecard], seed: int = 0, draws: int = 1000
 ) -> tuple[MetricValue, ...]:
-    """How near the scorer's ranking of models is to the humans': Kendall τ-b and Spearman of the strengths of
+    """Agreement of the scorer's ranking of models with the human one: Kendall τ-b and Spearman of the strengths of
     the models that both rank, three at least. `rows` counts the models. Empty where no Item names its authors.
 
-    In each draw of prompts both are ranked anew.
+    Both rankings are computed again in each draw of prompts.
     """
     sides = [games_of(items, cards), games_of(items)]
     if not all(side.models for side in sides):
@@ -112,14 +112,14 @@ def ranking_numbers(
         why = f"{len(both)} models are ranked by the scorer and by humans; it needs three"
         return tuple(MetricValue(name, "", None, rows=len(both), note=why) for name in names)
     prompts = sorted({*sides[0].prompts, *sides[1].prompts})
-    place = {prompt: i for i, prompt in enumerate(prompts)}
-    at = [np.array([place[prompt] for prompt in side.prompts], dtype=np.intp) for side in sides]
-    together = [np.flatnonzero(np.isin(side.models, sorted(group))) for side, group in zip(sides, groups, strict=True)]
+    index = {prompt: i for i, prompt in enumerate(prompts)}
+    at = [np.array([index[prompt] for prompt in side.prompts], dtype=np.intp) for side in sides]
+    connected = [np.flatnonzero(np.isin(side.models, sorted(group))) for side, group in zip(sides, groups, strict=True)]
     columns = [[side.models.index(name) for name in both] for side in sides]
 
     def strengths(draw: Indices) -> tuple[Floats, Floats] | None:
         times = np.bincount(draw, minlength=len(prompts)).astype(np.float64)
-        found = [_strengths(side, times[at[i]], together[i])[columns[i]][None] for i, side in enumerate(sides)]
+        found = [_strengths(side, times[at[i]], connected[i])[columns[i]][None] for i, side in enumerate(sides)]
         return None if any(np.isnan(side).any() for side in found) else (found[0], found[1])
 
     def of(statistic: Callable[[Floats, Floats], Floats]) -> Callable[[Indices], float]:
@@ -131,7 +131,7 @@ def ranking_numbers(
 
     return tuple(
         replace(
-            noted(intervals.resampled(prompts, of(statistic), name, seed=seed, draws=draws), f"{len(both)} models"),
+            with_note(intervals.resampled(prompts, of(statistic), name, seed=seed, draws=draws), f"{len(both)} models"),
             rows=len(both),
         )
         for name, statistic in zip(names, (tau_b, spearman), strict=True)
@@ -141,7 +141,7 @@ def ranking_numbers(
 def games_of(items: Sequence[Item], cards: Mapping[str, Scorecard] | None = None) -> Games:
     """The games between the Items' authors, by the scorer or (without cards) by gold."""
     models: dict[str, int] = {}
-    told: list[tuple[int, int, int]] = []
+    rows: list[tuple[int, int, int]] = []
     prompts: list[str] = []
     for item in items:
         authors = item.meta.get("authors")
@@ -152,7 +152,7 @@ def games_of(items: Sequence[Item], cards: Mapping[str, Scorecard] | None = None
             values = [judgment.score for judgment in cards[item.id].judgments]
         else:
             assert item.gold is not None
-            values = worth(item.gold, len(item.responses))
+            values = human_values(item.gold, len(item.responses))
         by_choice = cards is None and item.gold is not None and item.gold.chosen is not None
         for i, j in item.pairs():
             a, b = values[i], values[j]
@@ -161,9 +161,9 @@ def games_of(items: Sequence[Item], cards: Mapping[str, Scorecard] | None = None
             if by_choice and a == b:
                 continue
             first, second = (models.setdefault(str(authors[side]), len(models)) for side in (i, j))
-            told.append((first, second, (a > b) - (a < b)))
+            rows.append((first, second, (a > b) - (a < b)))
             prompts.append(prompt_of(item))
-    table = np.array(told, dtype=np.intp).reshape(-1, 3)
+    table = np.array(rows, dtype=np.intp).reshape(-1, 3)
     return Games(tuple(models), table[:, 0], table[:, 1], table[:, 2], tuple(prompts))
 
 
@@ -189,15 +189,15 @@ def _linked(games: Games) -> Indices:
     return np.flatnonzero(group == max(range(len(sizes)), key=lambda g: (sizes[g], played[g])))
 
 
-def _strengths(games: Games, weights: Floats, together: Indices) -> Floats:
-    """Log-strengths of the models in `together`, mean 0, by the games among them, each counted `weights` times;
+def _strengths(games: Games, weights: Floats, connected: Indices) -> Floats:
+    """Log-strengths of the models in `connected`, mean 0, by the games among them, each counted `weights` times;
     nan for the others, and for all where these games do not link them."""
     import evalica
     from scipy.sparse.csgraph import connected_components
 
     found = np.full(len(games.models), np.nan)
-    wins = _wins(games, weights)[np.ix_(together, together)]
-    if len(together) < 2 or connected_components(wins > 0, connection="strong")[0] > 1:
+    wins = _wins(games, weights)[np.ix_(connected, connected)]
+    if len(connected) < 2 or connected_components(wins > 0, connection="strong")[0] > 1:
         return found
     winners, losers = np.nonzero(wins)
     fitted = evalica.bradley_terry(
@@ -209,7 +209,7 @@ def _strengths(games: Games, weights: Floats, together: Indices) -> Floats:
         limit=100_000,
     )
     logs = np.log(fitted.scores.sort_index().to_numpy(dtype=np.float64))
-    found[together] = logs - logs.mean()
+    found[connected] = logs - logs.mean()
     return found
 
 
@@ -241,12 +241,12 @@ def _elo(games: Games, seed: int) -> Floats:
     return found / ELO_ORDERS
 
 
-def _why_apart(games: Games, model: int, together: Indices) -> str:
-    if len(together) < 2:
+def _why_unranked(games: Games, model: int, connected: Indices) -> str:
+    if len(connected) < 2:
         return "no two models won against each other: their strengths have no finite difference"
     wins = _wins(games, np.ones(len(games.first)))
-    if wins[model, together].sum():
+    if wins[model, connected].sum():
         return "won every game against the ranked models: no finite strength"
-    if wins[together, model].sum():
+    if wins[connected, model].sum():
         return "lost every game against the ranked models: no finite strength"
-    return "met none of the ranked models"
+    return "played no game against the ranked models"

@@ -1,4 +1,4 @@
-"""Scorers beside each other on the same rows: how far they agree, and how far one agrees with itself."""
+"""Agreement of scorers on the same rows, and the stability of a scorer over seeds and batch sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judges.evaluation.metrics.bias import gold_pairs, verdict
+from judges.evaluation.metrics.pair_verdicts import gold_pairs, verdict
 from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics.intervals import numbers, resampled
 from judges.evaluation.statistics.tally import Mean, Tally, prompt_of
@@ -23,9 +23,9 @@ Statistic = Callable[[Rows], float]
 Cards = Mapping[str, Scorecard]
 Row = tuple[str, str]
 
-NONE_SHARED = "no row was judged by both"
+NONE_SHARED = "no row has a verdict or score from both"
 SEEDS = frozenset(("seed", "seeds"))
-# What decides how many requests run together, and nothing of what is asked.
+# Settings of how many requests run together, not of their content.
 BATCHES = frozenset(
     (
         "window",
@@ -39,34 +39,34 @@ BATCHES = frozenset(
 )
 
 
-def between_numbers(
+def scorer_agreement_numbers(
     items: Sequence[Item], cards_by_label: Mapping[str, Cards], identities: Mapping[str, Mapping[str, Any]]
 ) -> tuple[MetricValue, ...]:
     """Each scorer against each other on one benchmark, the labels in `section` as "A | B".
 
     - `agreement: same verdict`, the share of pairs of responses with equal verdicts (first, second or tie), and
-      `agreement: cohen kappa` of them, over pairs that both judged.
+      `agreement: cohen kappa` of them, over pairs with a verdict from both.
     - `agreement: spearman of margins`, of the differences between a pair's scores, each taken in both directions,
       so that the order of the responses does not matter; for Items of one response `agreement: spearman of scores`.
     - `stability over seeds: …` and `stability over batch size: …` for two that differ in nothing else:
       the share of equal verdicts, the mean absolute difference of scores, and the spread of their accuracies.
     """
     columns = {label: _columns(items, cards) for label, cards in cards_by_label.items()}
-    made: list[MetricValue] = []
-    for one, other in combinations(cards_by_label, 2):
-        section, a, b = f"{one} | {other}", columns[one], columns[other]
-        made += _coefficients(a, b, section)
+    results: list[MetricValue] = []
+    for label_a, label_b in combinations(cards_by_label, 2):
+        section, a, b = f"{label_a} | {label_b}", columns[label_a], columns[label_b]
+        results += _coefficients(a, b, section)
         if a.pairs:
-            made.append(_same("agreement: same verdict", section, a, b))
-        what = only_in(identities.get(one, {}), identities.get(other, {}))
+            results.append(_same("agreement: same verdict", section, a, b))
+        what = only_in(identities.get(label_a, {}), identities.get(label_b, {}))
         if what is not None:
-            made += _stability(f"stability over {what}", section, a, b)
-    return tuple(made)
+            results += _stability(f"stability over {what}", section, a, b)
+    return tuple(results)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What one scorer said, nan where a failure leaves it open and where it was not asked.
+    """The verdicts and scores of one scorer; nan after a failure and where there is no Scorecard.
 
     `verdicts` (1 the first, 0 the second, ½ a tie) and `margins` are of every pair of responses, `right` (1, 0 or ½)
     of every pair that gold decides, `scores` of every response; beside each the (row, prompt) it belongs to.
@@ -89,13 +89,13 @@ def _columns(items: Sequence[Item], cards: Cards) -> Column:
     responses: list[Row] = []
     for item in items:
         card, prompt = cards.get(item.id), prompt_of(item)
-        judged = card.judgments if card is not None else (None,) * len(item.responses)
-        told = [math.nan if j is None or j.score is None else float(j.score) for j in judged]
-        scores += told
-        responses += [(f"{item.id}/{i}", prompt) for i in range(len(told))]
+        judgments = card.judgments if card is not None else (None,) * len(item.responses)
+        values = [math.nan if j is None or j.score is None else float(j.score) for j in judgments]
+        scores += values
+        responses += [(f"{item.id}/{i}", prompt) for i in range(len(values))]
         for first, second in item.pairs():
             verdicts.append(verdict(item, card, first, second) if card is not None else None)
-            margins.append(told[first] - told[second])
+            margins.append(values[first] - values[second])
             pairs.append((f"{item.id}/{first}-{second}", prompt))
     decided = [pair for pair in gold_pairs(items, cards) if pair.gold == 1]
     return Column(
@@ -121,43 +121,43 @@ def _mean(
         means["less"], weights["less"] = Mean(less[both], names, prompts), -1.0
     (number,) = numbers(Tally(means, {"": weights}, ""), metric)
     note = NONE_SHARED if number.value is None else number.note
-    made = replace(number, section=section, left_out=len(rows) - len(both), note=note)
-    return made if less is None else _unsigned(made)
+    mean = replace(number, section=section, left_out=len(rows) - len(both), note=note)
+    return mean if less is None else _unsigned(mean)
 
 
-def _coefficients(one: Column, other: Column, section: str) -> Iterator[MetricValue]:
-    if not one.pairs:
-        statistic = spearman(one.scores, other.scores)
-        yield _over(statistic, one.scores + other.scores, one.responses, "agreement: spearman of scores", section)
+def _coefficients(a: Column, b: Column, section: str) -> Iterator[MetricValue]:
+    if not a.pairs:
+        statistic = spearman(a.scores, b.scores)
+        yield _over(statistic, a.scores + b.scores, a.responses, "agreement: spearman of scores", section)
         return
-    kappa = cohen_kappa(one.verdicts, other.verdicts)
-    yield _over(kappa, one.verdicts + other.verdicts, one.pairs, "agreement: cohen kappa", section)
-    margins = spearman(one.margins, other.margins, both_ways=True)
-    yield _over(margins, one.margins + other.margins, one.pairs, "agreement: spearman of margins", section)
+    kappa = cohen_kappa(a.verdicts, b.verdicts)
+    yield _over(kappa, a.verdicts + b.verdicts, a.pairs, "agreement: cohen kappa", section)
+    margins = spearman(a.margins, b.margins, both_ways=True)
+    yield _over(margins, a.margins + b.margins, a.pairs, "agreement: spearman of margins", section)
 
 
 def _over(statistic: Statistic, known: Floats, rows: Sequence[Row], metric: str, section: str) -> MetricValue:
-    """A statistic of the rows that both have, with its interval; why there is none otherwise."""
+    """A statistic of the rows that both have, with its interval, or a note with the reason why it is not defined."""
     both = np.flatnonzero(~np.isnan(known))
     left_out = len(rows) - len(both)
     if not len(both):
         return MetricValue(metric, section, None, left_out=left_out, note=NONE_SHARED)
     if math.isnan(statistic(both)):
-        note = "not defined: one of the two says the same of every row"
+        note = "not defined: the values of one scorer are all equal"
         return MetricValue(metric, section, None, rows=len(both), left_out=left_out, note=note)
-    found = resampled([rows[i][1] for i in both], lambda drawn: statistic(both[drawn]), metric, section)
-    return replace(found, left_out=left_out)
+    number = resampled([rows[i][1] for i in both], lambda drawn: statistic(both[drawn]), metric, section)
+    return replace(number, left_out=left_out)
 
 
-def cohen_kappa(one: Floats, other: Floats) -> Statistic:
-    """Cohen's κ of verdicts that are 1, ½ or 0: agreement beyond what their own shares would give by chance.
+def cohen_kappa(a: Floats, b: Floats) -> Statistic:
+    """Cohen's κ of verdicts that are 1, ½ or 0: agreement beyond chance.
 
-    As a function of the rows that count; nan where both give one and the same verdict throughout.
+    As a function of the rows that count; nan where all verdicts of both are equal.
 
     >>> cohen_kappa(np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0]))(np.arange(4))
     0.5
     """
-    cells = np.nan_to_num(one * 6 + other * 2).astype(np.intp)
+    cells = np.nan_to_num(a * 6 + b * 2).astype(np.intp)
 
     def kappa(rows: Rows) -> float:
         table = np.bincount(cells[rows], minlength=9).reshape(3, 3) / len(rows)
@@ -167,15 +167,15 @@ def cohen_kappa(one: Floats, other: Floats) -> Statistic:
     return kappa
 
 
-def spearman(one: Floats, other: Floats, both_ways: bool = False) -> Statistic:
+def spearman(values_a: Floats, values_b: Floats, both_ways: bool = False) -> Statistic:
     """Spearman's ρ, ties at their mean rank, as a function of the rows that count; nan where one side is constant.
 
-    With `both_ways` each row is taken twice, as it is and with both signs turned.
+    With `both_ways` each row counts twice, unchanged and with both signs reversed.
     """
-    ranks = [_ranks(column, both_ways) for column in (one, other)]
+    ranks = [_ranks(column, both_ways) for column in (values_a, values_b)]
 
     def rho(rows: Rows) -> float:
-        times = np.bincount(rows, minlength=len(one)).astype(np.float64)
+        times = np.bincount(rows, minlength=len(values_a)).astype(np.float64)
         a, b = (rank(times) for rank in ranks)
         size = math.sqrt(float(times @ (a * a)) * float(times @ (b * b)))
         return float(times @ (a * b)) / size if size else math.nan
@@ -186,14 +186,14 @@ def spearman(one: Floats, other: Floats, both_ways: bool = False) -> Statistic:
 def _ranks(values: Floats, both_ways: bool) -> Callable[[Floats], Floats]:
     """Mean ranks about their middle, doubled, of values that each count so many times; sorted once for all draws."""
     sign = np.sign(values) if both_ways else np.ones_like(values)
-    _, place = np.unique(np.abs(values) if both_ways else values, return_inverse=True)
+    _, code = np.unique(np.abs(values) if both_ways else values, return_inverse=True)
 
     def ranks(times: Floats) -> Floats:
         # Those below minus those above. Both ways round, a smaller |value| has both of its copies below, an
         # equal one has one of them below and one beside, and a larger one has one on either side.
-        here = np.bincount(place, weights=times)
-        middle = 2 * np.cumsum(here) - here - (0 if both_ways else here.sum())
-        found: Floats = np.nan_to_num(sign * middle[place])
+        counts = np.bincount(code, weights=times)
+        middle = 2 * np.cumsum(counts) - counts - (0 if both_ways else counts.sum())
+        found: Floats = np.nan_to_num(sign * middle[code])
         return found
 
     return ranks
@@ -213,38 +213,38 @@ def only_in(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     return "batch size" if differ and differ <= BATCHES else None
 
 
-def _differences(one: Any, other: Any) -> Iterator[str]:
+def _differences(left: Any, right: Any) -> Iterator[str]:
     """The innermost keys under which two identities differ."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in one.keys() | other.keys():
-            a, b = one.get(key), other.get(key)
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        for key in left.keys() | right.keys():
+            a, b = left.get(key), right.get(key)
             if isinstance(a, Mapping | list) and type(a) is type(b):
                 yield from _differences(a, b)
             elif a != b:
                 yield str(key)
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for a, b in zip(one, other, strict=True):
+    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        for a, b in zip(left, right, strict=True):
             yield from _differences(a, b)
-    elif one != other:
+    elif left != right:
         yield ""
 
 
-def _same(metric: str, section: str, one: Column, other: Column) -> MetricValue:
-    return _mean(metric, section, one.pairs, one.verdicts == other.verdicts, one.verdicts + other.verdicts)
+def _same(metric: str, section: str, a: Column, b: Column) -> MetricValue:
+    return _mean(metric, section, a.pairs, a.verdicts == b.verdicts, a.verdicts + b.verdicts)
 
 
-def _stability(name: str, section: str, one: Column, other: Column) -> Iterator[MetricValue]:
-    if one.pairs:
-        yield _same(f"{name}: same verdict", section, one, other)
-    apart = np.abs(one.scores - other.scores)
-    yield _mean(f"{name}: mean absolute difference of scores", section, one.responses, apart, apart)
-    if one.decided:
-        known = one.right + other.right
-        yield _mean(f"{name}: spread of accuracy", section, one.decided, one.right, known, other.right)
+def _stability(name: str, section: str, a: Column, b: Column) -> Iterator[MetricValue]:
+    if a.pairs:
+        yield _same(f"{name}: same verdict", section, a, b)
+    distance = np.abs(a.scores - b.scores)
+    yield _mean(f"{name}: mean absolute difference of scores", section, a.responses, distance, distance)
+    if a.decided:
+        known = a.right + b.right
+        yield _mean(f"{name}: spread of accuracy", section, a.decided, a.right, known, b.right)
 
 
 def _unsigned(number: MetricValue) -> MetricValue:
-    """|x| with the interval that follows from x's: from 0 where that holds 0."""
+    """|x| with the interval that follows from that of x; it starts at 0 where that of x includes 0."""
     if number.value is None or number.low is None or number.high is None:
         return number
     edges = abs(number.low), abs(number.high)

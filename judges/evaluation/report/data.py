@@ -1,4 +1,4 @@
-"""What the page shows, as one JSON-ready value: the run's numbers, and its judgments or a sample of them."""
+"""The data of the HTML page as JSON-ready values: the run's numbers, and its judgments or a sample of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from judges.evaluation.references import PublishedScore, published_scores
-from judges.evaluation.report.caveats import caveats
-from judges.evaluation.report.outcomes import SAID, Outcome, disagree, outcome
+from judges.evaluation.report.caveats import find_caveats
+from judges.evaluation.report.outcomes import OUTCOME_KINDS, Outcome, classify_outcome, scorers_disagree
 from judges.evaluation.results import MetricValue, Result, Run, read_jsonl
 
-MOST_JUDGMENTS = 20_000
-MOST_BYTES = 24_000_000  # of judgments and Items on the page
-LONGEST_TEXT = 20_000  # characters of one text on the page; the whole is in the run's folder
-# Metrics that are shares of rows, or differences of such: shown in per cent. All others are shown as they are.
+MAX_JUDGMENTS = 20_000
+MAX_BYTES = 24_000_000  # of judgments and Items on the page
+MAX_TEXT_LENGTH = 20_000  # characters of one text on the page; the run's folder has the full text
+# Metrics that are shares of rows, or differences of shares. They are shown in per cent.
 SHARES = re.compile(
     r"(official|by the official rules|accuracy|best-of|attack: |position: |length: |style: |author: |self-preference)"
     r"|.*: (same verdict|spread of accuracy)$"
@@ -37,10 +37,10 @@ def is_share(metric: str) -> bool:
     return SHARES.match(metric) is not None
 
 
-def shown_value(number: MetricValue | None, places: int = 1) -> str:
-    """A value with its interval, as the tables of Markdown and changes have it.
+def format_value(number: MetricValue | None, places: int = 1) -> str:
+    """A value with its interval, as in the tables of report.md and changes.md.
 
-    >>> shown_value(MetricValue("accuracy", "", 0.5, 0.4, 0.6))
+    >>> format_value(MetricValue("accuracy", "", 0.5, 0.4, 0.6))
     '50.0 (40.0 to 60.0)'
     """
     if number is None or number.value is None:
@@ -53,7 +53,7 @@ def shown_value(number: MetricValue | None, places: int = 1) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON for inside a script element: no text in it can end the element or open a comment.
+    """JSON to embed in a script element: no text in it can end the element or open a comment.
 
     >>> script_json({"text": "</script><!--"})
     '{"text":"\\\\u003c/script\\\\u003e\\\\u003c!--"}'
@@ -64,10 +64,10 @@ def script_json(value: Any) -> str:
     return SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def published(run: Run) -> tuple[PublishedScore, ...]:
-    """The published scores to show beside a run that asked for them (`settings["references"]`).
+def published_references(run: Run) -> tuple[PublishedScore, ...]:
+    """The published scores to show beside a run that requested them (`settings["references"]`).
 
-    They are of the benchmarks that were measured whole: a cut or otherwise different set has none.
+    A benchmark that was cut or that otherwise differs from the published set has none.
     """
     if run.settings.get("references") is not True:
         return ()
@@ -75,179 +75,191 @@ def published(run: Run) -> tuple[PublishedScore, ...]:
 
 
 def page_data(folder: Path, run: Run) -> dict[str, Any]:
-    """All that report.html is made of: `run` and `explorer`."""
-    told: dict[str, Any] = asdict(run)
-    for result in told["results"]:
-        result["numbers"] = [_slim(n) for n in result["numbers"]]
-    told["between"] = {name: [_slim(n) for n in numbers] for name, numbers in told["between"].items()}
+    """The data of report.html: `run` holds the numbers, `explorer` the judgments."""
+    page_run: dict[str, Any] = asdict(run)
+    for result in page_run["results"]:
+        result["numbers"] = [_drop_defaults(n) for n in result["numbers"]]
+    page_run["between"] = {name: [_drop_defaults(n) for n in numbers] for name, numbers in page_run["between"].items()}
     metrics = {n.metric for r in run.results for n in r.numbers} | {n.metric for ns in run.between.values() for n in ns}
-    told["shares"] = sorted(filter(is_share, metrics))
-    told["references"] = [
+    page_run["shares"] = sorted(filter(is_share, metrics))
+    page_run["references"] = [
         {name: getattr(r, name) for name in ("model", "benchmark", "section", "score", "source", "date")}
-        for r in published(run)
+        for r in published_references(run)
     ]
-    told["caveats"] = caveats(folder, run)
-    return {"run": told, "explorer": Judgments(folder, run).embedded()}
+    page_run["caveats"] = find_caveats(folder, run)
+    return {"run": page_run, "explorer": JudgmentSample(folder, run).select()}
 
 
-def _slim(number: dict[str, Any]) -> dict[str, Any]:
-    """A MetricValue without what is not known; a count of nothing and an empty text go without saying."""
+def _drop_defaults(number: dict[str, Any]) -> dict[str, Any]:
+    """A MetricValue without None and without the fields at their DEFAULTS, which the page fills in."""
     return {k: v for k, v in number.items() if v is not None and (k == "section" or v != DEFAULTS.get(k))}
 
 
 @dataclass(slots=True)
-class _Read:
-    """An Item and what the scorers said of it: `said` by result, `cost` in bytes on the page."""
+class _Entry:
+    """An Item with the outcomes of its judgments.
+
+    `outcomes` is by the result's index, `size` the bytes of all of it on the page, `differs` whether scorers disagree.
+    """
 
     benchmark: int
     item: dict[str, Any]
-    cost: int
-    said: dict[int, Outcome] = field(default_factory=dict)
+    size: int
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
     differs: bool = False
 
 
-class Judgments:
-    """The judgments of a run, read in two passes: one to weigh them, one to take those that fit.
+class JudgmentSample:
+    """The judgments of a run that fit on the page.
 
-    An Item goes with the judgments of all its scorers. Where not all fit, those with a failure or a disagreement
-    between scorers go first, then the others, in an order drawn by `seed`.
+    An Item comes with the judgments of all its scorers. Where not all fit, Items with a failure or a disagreement
+    between scorers come first, then the others, in an order drawn by `seed`. The files are read twice, once to
+    measure and once to select, so that the judgments are never all in memory.
     """
 
-    def __init__(self, folder: Path, run: Run, most: int = MOST_JUDGMENTS, size: int = MOST_BYTES, seed: int = 0):
-        self._folder, self._run, self._most, self._size, self._seed = folder, run, most, size, seed
+    def __init__(
+        self,
+        folder: Path,
+        run: Run,
+        max_judgments: int = MAX_JUDGMENTS,
+        max_bytes: int = MAX_BYTES,
+        seed: int = 0,
+    ):
+        self._folder, self._run, self._seed = folder, run, seed
+        self._max_judgments, self._max_bytes = max_judgments, max_bytes
 
-    def embedded(self) -> dict[str, Any]:
-        weighed = self._weigh()
-        taken = self._take(weighed)
-        places = {(r.benchmark, r.item["id"]): place for place, r in enumerate(taken)}
-        items = [{"b": r.benchmark, **r.item, "d": int(r.differs)} for r in taken]
+    def select(self) -> dict[str, Any]:
+        """The selected Items and cards, with how many there are in all."""
+        entries = self._read_entries()
+        selected = self._select_entries(entries)
+        indices = {(entry.benchmark, entry.item["id"]): index for index, entry in enumerate(selected)}
         cards = []
         for s, result in enumerate(self._run.results):
-            b = self._benchmark(result)
-            for card in self._lines(result.file):
-                if (place := places.get((b, card["id"]))) is not None:
-                    cards.append(_card(place, s, card, taken[place].said[s]))
-        total = sum(len(r.said) for r in weighed)
+            benchmark = self._benchmark_index(result)
+            for card in self._read_rows(result.file):
+                if (index := indices.get((benchmark, card["id"]))) is not None:
+                    cards.append(_page_card(index, s, card, selected[index].outcomes[s]))
         return {
-            "items": items,
+            "items": [{"b": entry.benchmark, **entry.item, "d": int(entry.differs)} for entry in selected],
             "cards": sorted(cards, key=lambda card: (card["i"], card["s"])),
-            "total": total,
-            "said": SAID,
-            "flagged": {
-                "shown": sum(_first(r) for r in taken),
-                "all": sum(_first(r) for r in weighed),
-            },
+            "total": sum(len(entry.outcomes) for entry in entries),
+            "outcomes": OUTCOME_KINDS,
+            "flagged": {"shown": sum(map(_is_flagged, selected)), "all": sum(map(_is_flagged, entries))},
         }
 
-    def _weigh(self) -> list[_Read]:
-        found: dict[tuple[int, str], _Read] = {}
+    def _read_entries(self) -> list[_Entry]:
+        entries: dict[tuple[int, str], _Entry] = {}
         for b, benchmark in enumerate(self._run.benchmarks):
-            for item in self._lines(benchmark.file):
-                kept = _item(item)
-                found[b, item["id"]] = _Read(b, kept, _bytes(kept))
+            for row in self._read_rows(benchmark.file):
+                item = _page_item(row)
+                entries[b, row["id"]] = _Entry(b, item, _json_size(item))
         for s, result in enumerate(self._run.results):
-            b = self._benchmark(result)
-            for card in self._lines(result.file):
-                if (read := found.get((b, card["id"]))) is not None:
-                    read.said[s] = outcome(read.item, card)
-                    read.cost += _bytes(_card(0, s, card, read.said[s]))
-        for read in found.values():
-            read.differs = disagree(said.prefers for said in read.said.values())
-        return list(found.values())
+            b = self._benchmark_index(result)
+            for card in self._read_rows(result.file):
+                if (entry := entries.get((b, card["id"]))) is not None:
+                    entry.outcomes[s] = classify_outcome(entry.item, card)
+                    entry.size += _json_size(_page_card(0, s, card, entry.outcomes[s]))
+        for entry in entries.values():
+            entry.differs = scorers_disagree(found.preferences for found in entry.outcomes.values())
+        return list(entries.values())
 
-    def _take(self, weighed: list[_Read]) -> list[_Read]:
-        order = list(range(len(weighed)))
+    def _select_entries(self, entries: list[_Entry]) -> list[_Entry]:
+        order = list(range(len(entries)))
         random.Random(self._seed).shuffle(order)
-        order.sort(key=lambda place: not _first(weighed[place]))
-        taken, judgments, size = [], 0, 0
-        for place in order:
-            read = weighed[place]
-            if judgments + len(read.said) > self._most or size + read.cost > self._size:
+        order.sort(key=lambda index: not _is_flagged(entries[index]))
+        selected, judgments, size = [], 0, 0
+        for index in order:
+            entry = entries[index]
+            if judgments + len(entry.outcomes) > self._max_judgments or size + entry.size > self._max_bytes:
                 continue
-            taken.append(place)
-            judgments += len(read.said)
-            size += read.cost
-        return [weighed[place] for place in sorted(taken)]
+            selected.append(index)
+            judgments += len(entry.outcomes)
+            size += entry.size
+        return [entries[index] for index in sorted(selected)]
 
-    def _benchmark(self, result: Result) -> int:
-        return next(b for b, m in enumerate(self._run.benchmarks) if m.name == result.benchmark)
+    def _benchmark_index(self, result: Result) -> int:
+        return next(b for b, benchmark in enumerate(self._run.benchmarks) if benchmark.name == result.benchmark)
 
-    def _lines(self, file: str) -> Iterator[dict[str, Any]]:
-        """The rows of a file of the run; none where it was taken away: the numbers stand without it."""
+    def _read_rows(self, file: str) -> Iterator[dict[str, Any]]:
+        """The rows of a file of the run; none where the file was removed, since the numbers do not need it."""
         path = self._folder / file
         return read_jsonl(path) if path.is_file() else iter(())
 
 
-def _first(read: _Read) -> bool:
-    return read.differs or any(said.failures for said in read.said.values())
+def _is_flagged(entry: _Entry) -> bool:
+    return entry.differs or any(outcome.failures for outcome in entry.outcomes.values())
 
 
-def _bytes(value: Any) -> int:
+def _json_size(value: Any) -> int:
+    """Bytes of the value on the page."""
     return len(script_json(value).encode())
 
 
-def _item(item: dict[str, Any]) -> dict[str, Any]:
-    """An Item as the page has it: without what nothing was said of."""
+def _page_item(item: dict[str, Any]) -> dict[str, Any]:
+    """An Item as the page has it, without empty fields."""
     prompt = item["prompt"]
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if item.get("system") is not None:
         turns = [{"role": "system", "content": item["system"]}, *turns]
-    kept = {
+    fields = {
         "id": item["id"],
-        "messages": [{"role": turn["role"], "content": _clipped(turn["content"])} for turn in turns],
-        "responses": [_clipped(response) for response in item["responses"]],
+        "messages": [{"role": turn["role"], "content": _clip(turn["content"])} for turn in turns],
+        "responses": [_clip(response) for response in item["responses"]],
         "comparisons": item.get("comparisons"),
         "gold": {k: v for k, v in (item.get("gold") or {}).items() if v not in (None, False)},
         "subset": item.get("subset"),
-        "reference": _clipped(item.get("reference")),
-        "rubric": _clipped(item.get("rubric")),
-        "meta": {key: _clipped(str(value)) for key, value in (item.get("meta") or {}).items()},
+        "reference": _clip(item.get("reference")),
+        "rubric": _clip(item.get("rubric")),
+        "meta": {key: _clip(str(value)) for key, value in (item.get("meta") or {}).items()},
     }
-    return {key: value for key, value in kept.items() if value not in (None, {})}
+    return {key: value for key, value in fields.items() if value not in (None, {})}
 
 
-def _card(place: int, s: int, card: dict[str, Any], said: Outcome) -> dict[str, Any]:
-    """A Scorecard as the page has it. `i` is its Item, `s` its result, `o` and `share` how it stands to gold."""
-    kept: dict[str, Any] = {"i": place, "s": s, "o": SAID.index(said.said), "f": said.failures}
-    if said.share not in (None, 0, 1):
-        kept["share"] = round(said.share or 0, 3)
-    kept["judgments"] = [_judgment(judgment) for judgment in card["judgments"]]
+def _page_card(item: int, result: int, card: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """A Scorecard as the page has it.
+
+    `i` and `s` are the indices of its Item and its result, `o` and `share` its outcome, `f` counts failures.
+    """
+    fields: dict[str, Any] = {"i": item, "s": result, "o": OUTCOME_KINDS.index(outcome.kind), "f": outcome.failures}
+    if outcome.share not in (None, 0, 1):
+        fields["share"] = round(outcome.share or 0, 3)
+    fields["judgments"] = [_page_judgment(judgment) for judgment in card["judgments"]]
     if card["comparisons"]:
-        kept["comparisons"] = [
-            [c["first"], c["second"], _flat(c["outcome"]), c["swapped"]] for c in card["comparisons"]
+        fields["comparisons"] = [
+            [c["first"], c["second"], _flatten_failure(c["outcome"]), c["swapped"]] for c in card["comparisons"]
         ]
     if card["preference"]:
-        kept["preference"] = [round(p, 4) for p in card["preference"]]
-    return kept
+        fields["preference"] = [round(p, 4) for p in card["preference"]]
+    return fields
 
 
-def _judgment(judgment: dict[str, Any]) -> dict[str, Any]:
+def _page_judgment(judgment: dict[str, Any]) -> dict[str, Any]:
     completions = list(judgment["completions"])
     if completions == [judgment["critique"]]:
-        completions = []  # the critique says it already
+        completions = []  # the critique is the same text
     usage = judgment["usage"]
-    kept = {
+    fields = {
         "score": judgment["score"],
-        "failure": _flat(judgment["failure"]),
-        "votes": [_flat(vote) for vote in judgment["votes"]],
-        "critique": _clipped(judgment["critique"]),
-        "completions": [_clipped(completion) for completion in completions],
+        "failure": _flatten_failure(judgment["failure"]),
+        "votes": [_flatten_failure(vote) for vote in judgment["votes"]],
+        "critique": _clip(judgment["critique"]),
+        "completions": [_clip(completion) for completion in completions],
         "read": judgment["read"],
         "truncated": judgment["truncated"],
-        "readings": {name: _flat(value) for name, value in judgment["readings"].items()},
+        "readings": {name: _flatten_failure(value) for name, value in judgment["readings"].items()},
         "mass": judgment["mass"],
         "tokens": [usage["prompt_tokens"], usage["cached_tokens"], usage["generated_tokens"]],
     }
-    return {k: v for k, v in kept.items() if v is not None and v not in ([], {}, [0, 0, 0]) and v is not False}
+    return {k: v for k, v in fields.items() if v is not None and v not in ([], {}, [0, 0, 0]) and v is not False}
 
 
-def _flat(value: Any) -> Any:
-    """A Failure as [reason, message]; all else as it is."""
-    return [value["reason"], _clipped(value["message"])] if isinstance(value, dict) else value
+def _flatten_failure(value: Any) -> Any:
+    """A Failure as [reason, message]; any other value unchanged."""
+    return [value["reason"], _clip(value["message"])] if isinstance(value, dict) else value
 
 
-def _clipped(text: str | None) -> str | dict[str, Any] | None:
-    """A text as it is, or its beginning and its whole length where it is very long."""
-    if text is None or len(text) <= LONGEST_TEXT:
+def _clip(text: str | None) -> str | dict[str, Any] | None:
+    """The text, or its beginning and its full length where it is longer than MAX_TEXT_LENGTH."""
+    if text is None or len(text) <= MAX_TEXT_LENGTH:
         return text
-    return {"beginning": text[:LONGEST_TEXT], "length": len(text)}
+    return {"beginning": text[:MAX_TEXT_LENGTH], "length": len(text)}

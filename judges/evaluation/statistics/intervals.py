@@ -1,6 +1,6 @@
-"""95 % intervals: a bootstrap over prompts, and closed forms where prompts, or prompts that differ, are few.
+"""95 % confidence intervals: the bootstrap over prompts, Wilson's and Student's t for small samples.
 
-How well they hold is measured in tests/evaluation/test_coverage.py; the choices here are by that measure.
+The thresholds are chosen by measured coverage (tests/evaluation/statistics/test_coverage.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from judges.evaluation.results import MetricValue
-from judges.evaluation.statistics.bootstrap import SMALL, Spread, draw, spread_of, strata_of
+from judges.evaluation.statistics.bootstrap import MIN_STRATUM, Spread, draw, spread_of, strata_of
 from judges.evaluation.statistics.tally import Mean, Tally
 
 Floats = NDArray[np.float64]
 
 Z = float(stats.norm.ppf(0.975))
-FEW = 100  # prompts, below which there is no bootstrap
-CARRY = 20  # prompts that must carry the variance: a share of .97 over 100 prompts has 3
+MIN_BOOTSTRAP_PROMPTS = 100
+MIN_EFFECTIVE_PROMPTS = 20  # by the variance: a share of .97 over 100 prompts has 3
 
 
 def share(successes: float, total: int) -> tuple[float, float]:
@@ -34,17 +34,22 @@ def share(successes: float, total: int) -> tuple[float, float]:
 
 
 def wilson(p: float, n: float, z: float = Z) -> tuple[float, float]:
-    """Wilson's score interval (Wilson 1927) of a share `p` in [0, 1] seen at an effective size of `n` > 0 cases,
-    at the quantile `z`: of the normal, or of Student's t where the size is itself an estimate."""
+    """Wilson's score interval (Wilson 1927) of a share `p` in [0, 1] at an effective sample size of `n` > 0.
+
+    `n` need not be an integer. `z` is a quantile of the normal, or of Student's t where `n` is itself an estimate.
+    """
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(max(p * (1 - p), 0.0) / n + z * z / (4 * n * n))
-    # Exactly 0 and 1 at the edges, where rounding would leave the value itself outside.
+    # Exactly 0 and 1 at the ends: rounding could exclude the value itself.
     return (0.0 if p <= 0 else max(0.0, centre - half)), (1.0 if p >= 1 else min(1.0, centre + half))
 
 
 def bca(value: float, drawn: Floats, skew: float, df: float) -> tuple[float, float]:
-    """The bias-corrected and accelerated interval (Efron 1987) of a value from its draws, sorted and without nan,
-    at the quantiles of Student's t: 100 to 200 prompts are too few for those of the normal."""
+    """The bias-corrected and accelerated (BCa) interval (Efron 1987) of `value`.
+
+    `drawn` are the bootstrap draws, sorted and without nan, `skew` is the acceleration. Quantiles are those of
+    Student's t: 100 to 200 prompts are too few for the normal.
+    """
     z0, t = _bias(value, drawn), float(stats.t.ppf(0.975, df))
     edges = []
     for q in (z0 - t, z0 + t):
@@ -53,27 +58,27 @@ def bca(value: float, drawn: Floats, skew: float, df: float) -> tuple[float, flo
 
 
 def bca_p(value: float, drawn: Floats, skew: float, df: float, null: float = 0.0) -> float:
-    """The two-sided p at which that interval just reaches `null`."""
+    """The two-sided p-value at which the BCa interval just reaches `null`."""
     z0 = _bias(value, drawn)
-    at = float(stats.norm.ppf(_below(null, drawn))) - z0
-    q = at / max(1 + skew * at, 0.1)
+    shifted = float(stats.norm.ppf(_share_below(null, drawn))) - z0
+    q = shifted / max(1 + skew * shifted, 0.1)
     return float(min(1.0, 2 * stats.t.sf(abs(q - z0), df)))
 
 
 def _bias(value: float, drawn: Floats) -> float:
-    return float(stats.norm.ppf(_below(value, drawn)))
+    return float(stats.norm.ppf(_share_below(value, drawn)))
 
 
-def _below(value: float, drawn: Floats) -> float:
-    """The share of the draws below, equal ones counted half; never quite 0 or 1."""
-    slack = 1e-12 * max(1.0, abs(value))
-    below = (np.searchsorted(drawn, value - slack) + np.searchsorted(drawn, value + slack)) / 2
+def _share_below(value: float, drawn: Floats) -> float:
+    """The share of draws below `value`, ties counted half; bounded away from 0 and 1."""
+    tolerance = 1e-12 * max(1.0, abs(value))
+    below = (np.searchsorted(drawn, value - tolerance) + np.searchsorted(drawn, value + tolerance)) / 2
     return float(np.clip(below, 0.5, len(drawn) - 0.5) / len(drawn))
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An interval of a value with what it was made from; `p` is two-sided against 0."""
+    """A value with its 95 % interval, the method, the variance and the two-sided p-value against 0."""
 
     value: float
     low: float | None
@@ -92,12 +97,12 @@ def intervals(
     by: Iterable[Mean] = (),
     signed: bool = False,
 ) -> list[Interval]:
-    """The interval of each Σ weight · mean (a row of `weights`), all from the same draws. `signed` says that
-    values may be below 0, though here none is: differences and correlations are no shares. `by`: see `strata_of`.
+    """The interval of each Σ weight · mean (a row of `weights`), all from the same bootstrap draws.
 
-    From FEW prompts up the BCa bootstrap over prompts. Where prompts are fewer, or those that carry the variance
-    are (at the edges, with a mean of a few prompts, with much weight on a few), a closed form: Wilson's for a
-    share (a weighted mean, weights of sum 1, of values in [0, 1]) and Student's t for any other number.
+    `signed` marks numbers that can be negative (differences, correlations), even if none of these values is.
+    `by`: see `strata_of`. With 100 prompts or more the interval is the BCa bootstrap over prompts. With fewer, or
+    where fewer than 20 prompts account for the variance (shares near 0 or 1, much weight on a few prompts), it is
+    closed-form: Wilson's for a share (a weighted mean, weights of sum 1, of values in [0, 1]), Student's t otherwise.
     """
     strata = strata_of(means, by)
     spread = spread_of(strata, means, weights)
@@ -105,29 +110,33 @@ def intervals(
     values = weights @ np.array([mean.value for mean in means])
     uses = weights != 0
     smallest = np.array([prompts[use].min() if use.any() else 0 for use in uses])
-    enough = (spread.even >= FEW - 1e-6) & (spread.carrying >= CARRY) & (smallest >= SMALL)
+    enough = (
+        (spread.equal_prompts >= MIN_BOOTSTRAP_PROMPTS - 1e-6)
+        & (spread.effective_prompts >= MIN_EFFECTIVE_PROMPTS)
+        & (smallest >= MIN_STRATUM)
+    )
     drawn = draw(strata, len(means), draws, seed) if enough.any() else np.empty((0, len(means)))
-    made = []
+    results = []
     for i, use in enumerate(uses):
         of = np.flatnonzero(use)
         if enough[i]:
-            made.append(_drawn(float(values[i]), drawn[:, of] @ weights[i, of], i, spread))
+            results.append(_drawn(float(values[i]), drawn[:, of] @ weights[i, of], i, spread))
         else:
             named = {p for m in of for p in means[m].prompts}
             ends = _ends([means[m] for m in of], signed)
-            made.append(_closed(float(values[i]), weights[i, of], ends, i, spread, len(named)))
-    return made
+            results.append(_closed(float(values[i]), weights[i, of], ends, i, spread, len(named)))
+    return results
 
 
 def _drawn(value: float, drawn: Floats, i: int, spread: Spread) -> Interval:
     found = np.sort(drawn[~np.isnan(drawn)])
-    lost = len(drawn) - len(found)
-    note = f"{lost} of {len(drawn)} draws had a part without rows" if lost else ""
+    undefined = len(drawn) - len(found)
+    note = f"{undefined} of {len(drawn)} draws had a mean without rows" if undefined else ""
     skew, df, variance = float(spread.skew[i]), float(spread.df[i]), float(spread.variance[i])
     low, high = bca(value, found, skew, df)
     p = bca_p(value, found, skew, df)
     if not found[0] < 0 < found[-1]:
-        # Draws end where p is about their number's inverse; beyond, the tail is Student's.
+        # Draws cannot resolve a p-value below about 1 / draws; there the tail is Student's t.
         p = min(p, _t_p(value, variance, df))
     return Interval(value, low, high, f"bootstrap over prompts, {len(drawn)} draws", note, variance, p)
 
@@ -142,19 +151,19 @@ def _closed(
     over = f"over {prompts} prompt{'s' if prompts != 1 else ''}"
     variance, df = float(spread.variance[i]), float(spread.df[i])
     if ends == (0, 1) and bool(np.all(weights >= 0)) and abs(float(weights.sum()) - 1) < 1e-9:
-        # Of a share only the clustering is estimated: rows that are independent have a known variance.
-        clustered = 1 - float(spread.alone[i] / spread.whole[i])
+        # For a share only the clustering is estimated: independent rows have a known variance.
+        clustered = 1 - float(spread.independent[i] / spread.correlated[i])
         t = float(stats.t.ppf(0.975, df / clustered**2)) if prompts > 1 and clustered > 1e-6 else Z
         low, high = wilson(min(max(value, 0.0), 1.0), _size(value, i, spread, prompts), t)
         return Interval(value, low, high, f"Wilson {over}", "", variance, _t_p(value, variance, df))
     if prompts < 2:
         return Interval(value, None, None, "", "one prompt: no interval", 0.0, 1.0)
     if variance <= 1e-24:
-        # All prompts say the same: two-sided, how rarely so many fair coins fall alike.
+        # Sign test: the two-sided probability that all prompts have the same sign by chance.
         p = min(1.0, 2.0 ** (1 - prompts)) if value else 1.0
         if ends is None:
-            return Interval(value, None, None, "", "every prompt says the same: no interval", 0.0, p)
-        # As many others may be unseen as Wilson allows, each differing by as much as it can.
+            return Interval(value, None, None, "", "every prompt has the same value: no interval", 0.0, p)
+        # Wilson bounds the share of prompts with another value; each may differ by the full range.
         half = (1 - share(prompts, prompts)[0]) * float(np.abs(weights).sum()) * max(map(abs, ends))
         low, high = max(value - half, _least(weights, ends)), min(value + half, -_least(-weights, ends))
         return Interval(value, low, high, f"Wilson on prompts that differ, none of {prompts}", "", variance, p)
@@ -166,27 +175,26 @@ def _closed(
 
 
 def _size(value: float, i: int, spread: Spread, prompts: int) -> float:
-    """The effective number of cases of a share: what independent rows of its variance would be.
+    """The effective sample size of a share: the number of independent rows with the same variance.
 
-    The variance seen is drawn, with the weight of one prompt, to the middle between rows of a prompt all alike
-    and all independent: where nothing or next to nothing was wrong, the sample does not say which they are.
-    Where much weight lies on a few prompts, each stratum's is drawn by itself. It never falls below independent
-    rows.
+    The observed variance is shrunk, with the weight of one prompt, to the middle between fully correlated and
+    independent rows of a prompt: with (almost) no errors the sample does not show which they are. Where much weight
+    is on a few prompts, each stratum is shrunk by itself. The variance is never below that of independent rows.
     """
     unit = max(value * (1 - value), 0.0)
-    between = float(spread.whole[i] + spread.alone[i]) / 2
+    between = float(spread.correlated[i] + spread.independent[i]) / 2
     if unit < 1e-12:
         return 1 / between
-    seen = float(spread.carrying[i])
-    if spread.even[i] < prompts * 2 / 3:
-        variance = float(spread.careful[i])
+    effective = float(spread.effective_prompts[i])
+    if spread.equal_prompts[i] < prompts * 2 / 3:
+        variance = float(spread.shrunk[i])
     else:
-        variance = (seen * float(spread.variance[i]) + unit * between) / (seen + 1)
-    return unit / max(variance, float(spread.rows[i]))
+        variance = (effective * float(spread.variance[i]) + unit * between) / (effective + 1)
+    return unit / max(variance, float(spread.row_variance[i]))
 
 
 def _ends(means: Sequence[Mean], signed: bool) -> tuple[int, int] | None:
-    """The range that the values keep to: shares, or correlations and differences of shares; None beyond."""
+    """The range of the values: (0, 1) for shares, (−1, 1) for correlations and differences of shares, else None."""
     low, high = min(float(m.values.min()) for m in means), max(float(m.values.max()) for m in means)
     return (0, 1) if low >= 0 and high <= 1 and not signed else (-1, 1) if low >= -1 and high <= 1 else None
 
@@ -195,28 +203,41 @@ def _least(weights: Floats, ends: tuple[int, int]) -> float:
     return float(np.minimum(weights * ends[0], weights * ends[1]).sum())
 
 
-def numbers(tally: Tally, metric: str, seed: int = 0, draws: int = 1000, signed: bool = False) -> tuple[MetricValue, ...]:
-    """One MetricValue for each of the tally's numbers, its name as `section`, then one for each that is missing.
+def numbers(
+    tally: Tally, metric: str, seed: int = 0, draws: int = 1000, signed: bool = False
+) -> tuple[MetricValue, ...]:
+    """One MetricValue for each of the tally's numbers, its name as `section`, then one for each missing number.
 
-    Every one with its interval (see `intervals`, also for `signed`), from one bootstrap. A number with a mean of
-    no rows has no value. `left_out`, `ties`, `worst` and `best` are not known here.
+    All intervals are from one bootstrap (see `intervals`, also for `signed`). A number that uses a mean without rows
+    has no value. `left_out`, `ties`, `worst` and `best` are for the caller to fill in.
     """
-    there = {name: mean for name, mean in tally.means.items() if len(mean.values)}
-    known = {name: parts for name, parts in tally.numbers.items() if parts and all(m in there for m in parts)}
-    weights = np.array([[parts.get(m, 0.0) for m in there] for parts in known.values()], dtype=np.float64)
-    found: dict[str, Interval] = {}
+    nonempty = {name: mean for name, mean in tally.means.items() if len(mean.values)}
+    known = {name: parts for name, parts in tally.numbers.items() if parts and all(m in nonempty for m in parts)}
+    weights = np.array([[parts.get(m, 0.0) for m in nonempty] for parts in known.values()], dtype=np.float64)
+    by_name: dict[str, Interval] = {}
     if known:
-        found = dict(zip(known, intervals(tuple(there.values()), weights, seed, draws, signed=signed), strict=True))
-    made = []
+        by_name = dict(
+            zip(known, intervals(tuple(nonempty.values()), weights, seed, draws, signed=signed), strict=True)
+        )
+    results = []
     for name, parts in tally.numbers.items():
         means = [tally.means[m] for m in parts]
         rows = len({row for mean in means for row in mean.rows})
         prompts = len({prompt for mean in means for prompt in mean.prompts})
-        if (one := found.get(name)) is None:
-            made.append(MetricValue(metric, name, None, rows=rows, prompts=prompts, note="a part of it has no rows"))
+        if (interval := by_name.get(name)) is None:
+            results.append(
+                MetricValue(metric, name, None, rows=rows, prompts=prompts, note="one of its means has no rows")
+            )
         else:
-            made.append(MetricValue(metric, name, one.value, one.low, one.high, one.method, rows, prompts, note=one.note))
-    return (*made, *(MetricValue(metric, name, None, note=why) for name, why in tally.missing.items()))
+            results.append(
+                MetricValue(
+                    *(metric, name, interval.value, interval.low, interval.high, interval.method),
+                    rows=rows,
+                    prompts=prompts,
+                    note=interval.note,
+                )
+            )
+    return (*results, *(MetricValue(metric, name, None, note=why) for name, why in tally.missing.items()))
 
 
 def resampled(
@@ -227,10 +248,10 @@ def resampled(
     seed: int = 0,
     draws: int = 1000,
 ) -> MetricValue:
-    """A MetricValue that is no mean (pooled Kendall τ), with a bootstrap over prompts.
+    """Any statistic of rows (pooled Kendall τ, for example) with a bootstrap over prompts.
 
-    `prompts` names each row's prompt; `statistic` is given row indices, with repetition, and may answer nan:
-    such draws are left out and counted in `note`. Bias-corrected percentiles at the quantiles of Student's t.
+    `prompts` names each row's prompt. `statistic` maps row indices, with repetition, to a float; draws where it is
+    nan are left out and counted in `note`. The interval is BCa without acceleration (`bca`).
     """
     index: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
@@ -240,7 +261,9 @@ def resampled(
     if not math.isfinite(value):
         return MetricValue(metric, section, None, rows=len(prompts), prompts=n, note="not defined on these rows")
     if n < 3:
-        return MetricValue(metric, section, value, rows=len(prompts), prompts=n, note="fewer than 3 prompts: no interval")
+        return MetricValue(
+            metric, section, value, rows=len(prompts), prompts=n, note="fewer than 3 prompts: no interval"
+        )
     by_prompt = np.concatenate([np.array(rows, dtype=np.intp) for rows in index.values()])
     counts = np.array([len(rows) for rows in index.values()])
     starts = np.cumsum(counts) - counts
@@ -254,8 +277,8 @@ def resampled(
 
     drawn = np.array([one_draw() for _ in range(draws)])
     found = np.sort(drawn[np.isfinite(drawn)])
-    lost = draws - len(found)
-    note = f"{lost} of {draws} draws were not defined" if lost else ""
+    undefined = draws - len(found)
+    note = f"{undefined} of {draws} draws were not defined" if undefined else ""
     if len(found) < draws / 2:
         return MetricValue(metric, section, value, rows=len(prompts), prompts=n, note=f"{note}: no interval")
     low, high = bca(value, found, 0.0, n - 1)

@@ -1,4 +1,4 @@
-"""How good a model is by a judge that is not quite trusted: verdicts on all rows, human labels on some."""
+"""Prediction-powered inference (PPI++): a rate or mean from a judge's verdicts on all rows and labels on some."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from scipy.special import ndtri, stdtrit
 from judges.evaluation.results import MetricValue
 from judges.evaluation.statistics.intervals import wilson
 
-FEWEST = 15  # labelled prompts: at 10, 95 % intervals held 98 to 100 % of the time and told little
-FEW = 30  # below, they held 95 to 99.6 %; from 60 on 93.6 to 97.5 %
-RARE = 3  # labels of the rarer kind: below, a slope fitted on them is not to be trusted
-UNSEEN = 2  # errors that a judge of a rate is held to have made on labelled rows, whatever was seen
-WIDER = 1.05  # the most that a judge may widen the interval of the labels
-STRANGE = 3.3  # standard errors by which labelled rows may differ from all (a chance of 0.1 %)
-LARGEST = 1e100  # of a verdict or label: sums of squares stay finite
+MIN_LABELLED = 15  # labelled prompts: at 10, 95 % intervals covered 98 to 100 % and were very wide
+RECOMMENDED_LABELLED = 30  # below, coverage was 95 to 99.6 %; from 60 on 93.6 to 97.5 %
+MIN_RARE_LABELS = 3  # labels of the rarer class: below, a slope fitted on them is unreliable
+MIN_ERRORS = 2  # errors of the judge on labelled rows that the variance of a rate allows for at the least
+MAX_WIDENING = 1.05  # by how much verdicts may widen the interval of the labels
+MAX_DRIFT = 3.3  # standard errors between labelled rows and all rows (probability 0.1 %)
+LARGEST = 1e100  # largest absolute verdict or label: sums of squares stay finite
 CORRECTED, LABELS, VERDICTS, ROGAN_GLADEN = "corrected", "labels alone", "verdicts alone", "Rogan-Gladen"
 Array = NDArray[np.float64]
 
 
 class TooFewLabels(ValueError):
-    """Not enough labelled prompts for an interval that holds what it says."""
+    """Too few labelled prompts for an interval with correct coverage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The corrected rate or mean, and what it stands beside; each MetricValue with its 95 % interval.
+    """The corrected rate or mean beside the uncorrected ones; each MetricValue has a 95 % interval.
 
-    `verdicts_alone` is the naive mean verdict, its value None where verdicts and labels have different units;
-    so has `rogan_gladen` where labels or verdicts are not 0 and 1. `power` is PPI++'s λ: 0 uses no verdict, 1
-    trusts a verdict as a label. `more_labels` is about how many more would halve the interval; None where even
-    all rows labelled would not, or where all labels are equal (`words` says which). `worth` is how many labels
-    without verdicts would give an interval as narrow. `rate` says that labels lie in 0 to 1.
+    `verdicts_alone` is the naive mean verdict; its value is None where verdicts and labels have different units.
+    `rogan_gladen` has the value None where labels or verdicts are not 0 and 1. `power` is λ of PPI++: 0 uses no
+    verdict, 1 treats a verdict as a label. `more_labels` is about how many more labels would halve the interval; None
+    where labels on all rows would not, or where all labels are equal (`words` has the reason). `worth` is how many
+    labels without verdicts would give an interval as narrow. `rate` is True where all labels are between 0 and 1.
     """
 
     corrected: MetricValue
@@ -69,66 +69,72 @@ def estimate(
     number for a mean. Rows of one prompt are not independent: `prompts` names it (every row its own by
     default). Labelled rows, or prompts, must have been drawn at random; verdicts need not be good.
 
-    The estimate is PPI++'s (Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453, example 1), mean label +
-    λ · (mean verdict of unlabelled − of labelled rows), at the λ with the least variance. It is written as
+    The estimate is that of PPI++ (Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453, example 1), mean label +
+    λ · (mean verdict of unlabelled − of labelled rows), at the λ of least variance. It is computed as
     the regression estimator, Ȳ + β · (f̄ of all − f̄ of labelled) with λ = β · unlabelled / rows, whose variance
-    stays steady with few unlabelled rows and adds up over prompts.
+    is stable with few unlabelled rows and adds up over prompts.
 
-    Small samples, chosen by measured coverage: a t quantile with two degrees of freedom less than labelled
-    prompts; for a rate Wilson's interval at the effective size; each prompt's error divided by one less its
-    leverage (as in HC3), for the slope is fitted on it too; and a judge of a rate that was right on nearly every
-    label is held to have been wrong on two, without which some intervals held 75 % of the time at 20 labels. The
-    labels' own interval stands (λ = 0) where fewer than 3 labels are of the rarer kind, or where the verdicts
-    would widen it by more than 5 %. Scores with a long tail need more labels: lognormal ones were covered 87 %
-    of the time at 30 labels, 91 % at 100 and 94 % at 200.
+    Corrections for small samples, chosen by measured coverage: a t quantile with two degrees of freedom fewer than
+    labelled prompts; for a rate Wilson's interval at the effective size; each prompt's error divided by one minus
+    its leverage (as in HC3), since the slope is fitted on it too; and for a rate the variance allows for two errors
+    of the judge on labelled rows even if fewer were observed, without which some intervals covered 75 % at 20
+    labels. λ = 0 (labels alone) where fewer than 3 labels are of the rarer class, or where the verdicts would widen
+    the interval by more than 5 %. Scores with a long tail need more labels: coverage of lognormal ones was 87 % at
+    30 labels, 91 % at 100 and 94 % at 200.
 
-    Raises TooFewLabels below 15 labelled prompts, ValueError for what is not one finite verdict a row, and for a
-    number beyond ±1e100.
+    Raises TooFewLabels below 15 labelled prompts, and ValueError where lengths differ, a verdict is missing or not
+    finite, or a number is beyond ±1e100.
     """
     f = np.asarray(verdicts, dtype=np.float64)
     y = np.array([math.nan if label is None else label for label in labels], dtype=np.float64)
     if f.ndim != 1 or f.shape != y.shape or (prompts is not None and len(prompts) != len(f)):
-        raise ValueError("verdicts, labels and prompts have one entry for each row")
+        raise ValueError("verdicts, labels and prompts differ in length: each needs one entry per row")
     if not np.all(np.isfinite(f)) or np.any(np.isinf(y)):
-        raise ValueError("every row needs a finite verdict, and a finite label or none")
-    if any(np.any(np.abs(told) > LARGEST) for told in (f, y)):
+        raise ValueError(
+            "a verdict or label is not finite: every row needs a finite verdict, and a finite label or none"
+        )
+    if any(np.any(np.abs(column) > LARGEST) for column in (f, y)):
         raise ValueError(f"a verdict or label is beyond ±{LARGEST:g}: its sums are not finite")
     code = _codes(prompts, len(f))
     sums = _Sums.of(f, y, code)
-    if sums.carriers < FEWEST:
+    if sums.labelled_prompts < MIN_LABELLED:
         raise TooFewLabels(
-            f"{sums.carriers} labelled prompts: {FEWEST} at the least, better {FEW}; label rows drawn at random"
+            f"{sums.labelled_prompts} labelled prompts are too few: label at least {MIN_LABELLED}, better"
+            f" {RECOMMENDED_LABELLED}, drawn at random"
         )
     rate = sums.rate
     unlabelled = sums.rows - sums.labelled
     slope = sums.slope if unlabelled else 0.0
-    found = _interval(sums.label, sums.variance(0), sums.carriers, 1, rate)
-    alone = MetricValue(LABELS, section, *found, rows=sums.labelled, prompts=sums.carriers)
+    label_interval = _interval(sums.label, sums.variance(0), sums.labelled_prompts, 1, rate)
+    alone = MetricValue(LABELS, section, *label_interval, rows=sums.labelled, prompts=sums.labelled_prompts)
     notes = []
-    if sums.carriers < FEW:
-        notes.append(f"{sums.carriers} labelled prompts: below {FEW} the interval is rough, rather too wide")
-    told = _interval(sums.corrected(slope), sums.variance(slope), sums.carriers, 2, rate)
+    if sums.labelled_prompts < RECOMMENDED_LABELLED:
+        notes.append(
+            f"{sums.labelled_prompts} labelled prompts: below {RECOMMENDED_LABELLED} the interval is"
+            " approximate and tends to be too wide"
+        )
+    corrected_interval = _interval(sums.corrected(slope), sums.variance(slope), sums.labelled_prompts, 2, rate)
     rarer = min(np.nansum(y), np.nansum(1 - y)) if rate else math.inf
     if not unlabelled:
-        notes.append("every row is labelled: the labels alone answer")
-    elif rarer < RARE:
+        notes.append("every row is labelled: the estimate is that of the labels alone")
+    elif rarer < MIN_RARE_LABELS:
         slope = 0.0
-        notes.append(f"{rarer:g} labels of the rarer kind: below {RARE} the verdicts are not used")
+        notes.append(f"{rarer:g} labels of the rarer class: below {MIN_RARE_LABELS} the verdicts are not used")
     elif slope == 0:
-        notes.append("verdicts do not vary with the labels: they are not used")
-    elif told[2] - told[1] > WIDER * _width(alone):
+        notes.append("verdicts do not correlate with the labels: they are not used")
+    elif corrected_interval[2] - corrected_interval[1] > MAX_WIDENING * _width(alone):
         slope = 0.0
-        notes.append("verdicts would only widen the interval: they are not used")
-    elif sums.least_rest(slope) > sums.rest(slope):
-        notes.append(f"the judge erred on next to no label: the interval holds it to have erred on {UNSEEN}")
+        notes.append("verdicts would widen the interval: they are not used")
+    elif sums.least_residual(slope) > sums.residual(slope):
+        notes.append(f"the judge has almost no error on labelled rows: the interval allows for {MIN_ERRORS}")
     if slope == 0:
-        told = _interval(sums.label, sums.variance(0), sums.carriers, 1, rate)
-    if sums.drift > STRANGE:
+        corrected_interval = label_interval
+    if sums.drift > MAX_DRIFT:
         notes.append(
-            f"the judge finds labelled rows different from all (mean verdict {sums.verdict_labelled:.3g} against"
-            f" {sums.verdict:.3g}): were they drawn at random?"
+            f"labelled rows may not be a random sample: their mean verdict is {sums.verdict_labelled:.3g}, that of all"
+            f" rows {sums.verdict:.3g}"
         )
-    corrected = MetricValue(CORRECTED, section, *told, rows=sums.rows, prompts=sums.groups)
+    corrected = MetricValue(CORRECTED, section, *corrected_interval, rows=sums.rows, prompts=sums.groups)
     need, left = _to_halve(sums, slope)
     return Estimate(
         corrected=corrected,
@@ -152,24 +158,24 @@ def by_group(
     groups: Sequence[str],
     prompts: Sequence[Hashable] | None = None,
 ) -> dict[str, Estimate | TooFewLabels]:
-    """`estimate` for each group by itself, in the order of its first row; the refusal where it has too few labels."""
-    made: dict[str, Estimate | TooFewLabels] = {}
+    """`estimate` for each group, in the order of first rows; the TooFewLabels error where a group has too few."""
+    results: dict[str, Estimate | TooFewLabels] = {}
     for group in dict.fromkeys(groups):
         rows = [i for i, g in enumerate(groups) if g == group]
-        named = None if prompts is None else [prompts[i] for i in rows]
+        of_group = None if prompts is None else [prompts[i] for i in rows]
         try:
-            made[group] = estimate([verdicts[i] for i in rows], [labels[i] for i in rows], named, group)
-        except TooFewLabels as few:
-            made[group] = few
-    return made
+            results[group] = estimate([verdicts[i] for i in rows], [labels[i] for i in rows], of_group, group)
+        except TooFewLabels as error:
+            results[group] = error
+    return results
 
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Means, and what each prompt adds to their errors.
+    """Means, and the contribution of each prompt to their errors.
 
-    `a` and `d` hold each prompt's share in the error of the mean label and of the labelled rows' mean verdict,
-    `h` in that of the mean verdict of all: sums over its rows of the distance from the mean, over the count.
+    `a` and `d` are each prompt's contribution to the error of the mean label and of the labelled rows' mean verdict,
+    `h` to that of the mean verdict of all rows: the sum of its rows' deviations from the mean, divided by the count.
     """
 
     label: float
@@ -180,8 +186,8 @@ class _Sums:
     h: Array
     rows: int
     labelled: int
-    carriers: int  # prompts with a labelled row
-    reach: float  # between the lowest and the highest verdict; 0 where labels are no rate
+    labelled_prompts: int
+    verdict_range: float  # highest verdict minus lowest; 0 where labels are no rate
     rate: bool
 
     @classmethod
@@ -205,8 +211,8 @@ class _Sums:
             h=spread(f, code),
             rows=len(f),
             labelled=count,
-            carriers=int((np.bincount(code[seen], minlength=groups) > 0).sum()),
-            reach=float(np.ptp(f)) if rate else 0.0,
+            labelled_prompts=int((np.bincount(code[seen], minlength=groups) > 0).sum()),
+            verdict_range=float(np.ptp(f)) if rate else 0.0,
             rate=rate,
         )
 
@@ -216,7 +222,7 @@ class _Sums:
 
     @property
     def slope(self) -> float:
-        """Of labels on verdicts, over labelled prompts; 0 where verdicts do not vary."""
+        """The regression slope of labels on verdicts, over labelled prompts; 0 where verdicts do not vary."""
         spread = float(self.d @ self.d)
         return float(self.a @ self.d) / spread if spread > 1e-24 * max(1.0, self.verdict**2) else 0.0
 
@@ -224,50 +230,50 @@ class _Sums:
         return self.label + slope * (self.verdict - self.verdict_labelled)
 
     def variance(self, slope: float) -> float:
-        """Of `corrected`, over prompts."""
+        """The variance of `corrected`, over prompts."""
         if not slope:
-            return float(self.a @ self.a) * self.carriers / (self.carriers - 1)
-        rest = self.a - slope * self.d
-        leverage = 1 / self.carriers + self.d**2 / float(self.d @ self.d)
-        # One prompt may hold all of the slope: it counts five times at the most.
-        error = rest / np.maximum(0.2, 1 - leverage) + slope * self.h
-        return float(error @ error) + max(0.0, self.least_rest(slope) - self.rest(slope))
+            return float(self.a @ self.a) * self.labelled_prompts / (self.labelled_prompts - 1)
+        residual = self.a - slope * self.d
+        leverage = 1 / self.labelled_prompts + self.d**2 / float(self.d @ self.d)
+        # A single prompt may determine the slope; its error is multiplied by five at most.
+        error = residual / np.maximum(0.2, 1 - leverage) + slope * self.h
+        return float(error @ error) + max(0.0, self.least_residual(slope) - self.residual(slope))
 
-    def rest(self, slope: float) -> float:
-        """What verdicts leave unexplained of the labelled rows, as a variance."""
+    def residual(self, slope: float) -> float:
+        """The residual variance of labels given verdicts, over labelled rows."""
         left = self.a - slope * self.d
         return float(left @ left)
 
-    def least_rest(self, slope: float) -> float:
-        """What errors of the judge add to the variance at the least; nothing for a mean, which has no fixed error."""
-        return UNSEEN * (slope * self.reach / self.labelled) ** 2
+    def least_residual(self, slope: float) -> float:
+        """The residual variance that MIN_ERRORS errors of the judge would give; 0 for a mean."""
+        return MIN_ERRORS * (slope * self.verdict_range / self.labelled) ** 2
 
     def explained(self, slope: float) -> float:
-        """ρ²: the share of the labels' variance that verdicts explain, as the intervals show it."""
+        """ρ²: the share of the labels' variance that verdicts explain, by the variances of the two estimates."""
         labels, error = float(self.a @ self.a), self.a - slope * (self.d - self.h)
         if not slope or not labels:
             return 0.0
         return min(1.0, max(0.0, (1 - float(error @ error) / labels) / (1 - self.labelled / self.rows)))
 
     def worth(self, slope: float) -> int:
-        """How many labels without verdicts give the same variance."""
+        """The number of labels that would give the same variance without verdicts."""
         explained = self.explained(slope)
         return round(1 / ((1 - explained) / self.labelled + explained / self.rows))
 
     @property
     def drift(self) -> float:
-        """By how many standard errors the labelled rows' mean verdict differs from that of all."""
+        """The difference of the mean verdicts of labelled rows and of all rows, in standard errors."""
         gap = self.d - self.h
         error = math.sqrt(float(gap @ gap))
         return abs(self.verdict_labelled - self.verdict) / error if error > 0 else 0.0
 
 
 def _codes(prompts: Sequence[Hashable] | None, rows: int) -> NDArray[np.intp]:
-    """A number for each row's prompt, from 0 on without a gap."""
+    """The prompt of each row as a code from 0 up."""
     if prompts is None:
         return np.arange(rows, dtype=np.intp)
-    place: dict[Hashable, int] = {}
-    return np.array([place.setdefault(prompt, len(place)) for prompt in prompts], dtype=np.intp)
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(prompt, len(codes)) for prompt in prompts], dtype=np.intp)
 
 
 def _interval(value: float, variance: float, prompts: int, fitted: int, rate: bool) -> tuple[float, float, float, str]:
@@ -277,7 +283,7 @@ def _interval(value: float, variance: float, prompts: int, fitted: int, rate: bo
         half = t * math.sqrt(variance)
         return value, value - half, value + half, "t over prompts"
     value = min(1.0, max(0.0, value))
-    # Where no label differs, or the estimate stands at an edge, there is no spread to read a size from.
+    # All labels equal, or an estimate of 0 or 1: the variance does not determine an effective size.
     size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else float(prompts)
     return value, *wilson(value, size, t), "Wilson at the effective size over prompts"
 
@@ -288,17 +294,17 @@ def _width(number: MetricValue) -> float:
 
 
 def _naive(f: Array, code: NDArray[np.intp], section: str, rate: bool) -> MetricValue:
-    """The mean verdict of all rows: what one would say who trusts the judge."""
+    """The mean verdict of all rows, without correction."""
     if rate and (f.min() < 0 or f.max() > 1):
         why = "verdicts are scores and labels a rate: the mean verdict is no rate"
         return MetricValue(VERDICTS, section, None, note=why)
     sums = _Sums.of(f, f, code)
-    found = _interval(sums.label, sums.variance(0), sums.groups, 1, rate)
-    return MetricValue(VERDICTS, section, *found, rows=sums.rows, prompts=sums.groups)
+    interval = _interval(sums.label, sums.variance(0), sums.groups, 1, rate)
+    return MetricValue(VERDICTS, section, *interval, rows=sums.rows, prompts=sums.groups)
 
 
 def rogan_gladen(f: Array, y: Array, code: NDArray[np.intp], section: str = "") -> MetricValue:
-    """The rate by Rogan and Gladen 1978: (apparent + specificity − 1) / (sensitivity + specificity − 1).
+    """The rate by Rogan and Gladen (1978): (apparent + specificity − 1) / (sensitivity + specificity − 1).
 
     Verdicts and labels are 0 or 1, labels nan where there is none. The apparent rate is that of all rows,
     sensitivity and specificity those of labelled ones. The interval is by the delta method, over prompts.
@@ -308,20 +314,22 @@ def rogan_gladen(f: Array, y: Array, code: NDArray[np.intp], section: str = "") 
         return MetricValue(ROGAN_GLADEN, section, None, note="for verdicts and labels of 0 and 1 only")
     good, bad = seen & (y == 1), seen & (y == 0)
     if not good.any() or not bad.any():
-        return MetricValue(ROGAN_GLADEN, section, None, note="labels are all equal: half of the judge's errors are unseen")
+        return MetricValue(
+            ROGAN_GLADEN, section, None, note="labels are all equal: sensitivity or specificity is unknown"
+        )
     sensitivity, specificity, apparent = float(f[good].mean()), float(1 - f[bad].mean()), float(f.mean())
-    informed = sensitivity + specificity - 1
-    if informed <= 0:
-        return MetricValue(ROGAN_GLADEN, section, None, note="the judge is no better than chance: it cannot be inverted")
-    value = (apparent + specificity - 1) / informed
+    youden = sensitivity + specificity - 1
+    if youden <= 0:
+        return MetricValue(ROGAN_GLADEN, section, None, note="the judge is no better than chance: no correction exists")
+    value = (apparent + specificity - 1) / youden
     error = (f - apparent) / len(f)
     error = error + np.where(bad, (1 - value) * (1 - f - specificity) / bad.sum(), 0)
-    error = (error - np.where(good, value * (f - sensitivity) / good.sum(), 0)) / informed
+    error = (error - np.where(good, value * (f - sensitivity) / good.sum(), 0)) / youden
     sums = np.bincount(code, weights=error)
-    carriers = len(np.unique(code[seen]))
-    half = float(ndtri(0.975)) * math.sqrt(float(sums @ sums) * carriers / max(1, carriers - 1))
+    labelled_prompts = len(np.unique(code[seen]))
+    half = float(ndtri(0.975)) * math.sqrt(float(sums @ sums) * labelled_prompts / max(1, labelled_prompts - 1))
     low, high = (min(1.0, max(0.0, edge)) for edge in (value - half, value + half))
-    note = "" if 0 <= value <= 1 else f"{value:.3f}, cut to 0 to 1"
+    note = "" if 0 <= value <= 1 else f"{value:.3f}, clipped to [0, 1]"
     return MetricValue(
         *(ROGAN_GLADEN, section, min(1.0, max(0.0, value)), low, high, "delta method over prompts"),
         rows=len(f),
@@ -331,9 +339,10 @@ def rogan_gladen(f: Array, y: Array, code: NDArray[np.intp], section: str = "") 
 
 
 def _to_halve(sums: _Sums, slope: float) -> tuple[int | None, float]:
-    """How many more labels halve the interval (None: not even all), and what share of it all labels leave.
+    """(how many more labels would halve the interval, the ratio of the width with all rows labelled to this one).
 
-    At the best λ, n labels of M rows give a variance in proportion to (1 − ρ²) / n + ρ² / M.
+    The number is None where labels on all rows would not halve it. At the best λ, the variance with n labels of M
+    rows is proportional to (1 − ρ²) / n + ρ² / M.
     """
     if not sums.a.any():
         return None, 1.0
@@ -348,28 +357,28 @@ def _to_halve(sums: _Sums, slope: float) -> tuple[int | None, float]:
 def _words(
     corrected: MetricValue, alone: MetricValue, sums: _Sums, slope: float, need: int | None, left: float, rate: bool
 ) -> str:
-    def told(value: float) -> str:
+    def text(value: float) -> str:
         return f"{100 * value:.1f} %" if rate else f"{value:.3g}"
 
     assert corrected.value is not None and corrected.low is not None and corrected.high is not None
     half = f"{_width(corrected) * 50:.1f} points" if rate else f"{_width(corrected) / 2:.2g}"
-    said = [
-        f"{told(corrected.value)}, and with 95 % confidence between {told(corrected.low)} and {told(corrected.high)}"
+    sentences = [
+        f"{text(corrected.value)}, 95 % confidence interval {text(corrected.low)} to {text(corrected.high)}"
         f" ({sums.labelled:,} labels, {sums.rows:,} verdicts)."
     ]
     if slope and sums.worth(slope) > sums.labelled:
         more = sums.worth(slope) - sums.labelled
-        said.append(f"The verdicts are worth {more:,} more label{'s' if more > 1 else ''}.")
+        sentences.append(f"The verdicts add as much information as {more:,} more label{'s' if more > 1 else ''}.")
     if not sums.a.any():
-        said.append("All labels say the same, so how many more would halve the interval cannot be told.")
+        sentences.append("All labels are equal, so the number of labels that would halve the interval is unknown.")
     elif need is not None:
-        said.append(f"About {need:,} more labels would halve the interval (now ± {half}).")
+        sentences.append(f"About {need:,} more labels would halve the interval (now ± {half}).")
     elif sums.labelled == sums.rows:
-        said.append(f"Every row is labelled: a narrower interval (now ± {half}) takes more rows.")
+        sentences.append(f"Every row is labelled: a narrower interval (now ± {half}) needs more rows.")
     else:
         after = f"{_width(corrected) * 50 * left:.1f} points" if rate else f"{_width(corrected) / 2 * left:.2g}"
-        said.append(
+        sentences.append(
             f"Labels on all {sums.rows:,} rows would not halve the interval: about ± {after}, now ± {half}."
-            " Half of it takes more rows too."
+            " That needs more rows too."
         )
-    return " ".join(said)
+    return " ".join(sentences)

@@ -1,4 +1,4 @@
-"""What every number of a benchmark is made of: means over rows, and weighted sums of them."""
+"""Means over rows and weighted sums of means: the form of every number of a benchmark before its interval."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from judges.types import Item
 class Mean:
     """A mean over rows: a subset's accuracy, one cell of a matrix, one term of a score.
 
-    `values` has one float for each row that counts: the others were left out before. `rows` names each
-    (unique here, equal over scorers), `prompts` the prompt it belongs to: rows of one prompt are not
-    independent and are drawn together.
+    `values` has one float for each row; rows without a value are left out beforehand. `rows` names each row (unique
+    within the mean, the same for all scorers), `prompts` the prompt it belongs to: rows of one prompt are not
+    independent and are resampled together.
     """
 
     values: NDArray[np.float64]
@@ -39,9 +39,9 @@ class Mean:
 class Tally:
     """A scorer's numbers on a benchmark, before their intervals.
 
-    `numbers` gives each its weights over `means`: a number is Σ weight · mean. Sums, sections and overall
-    scores are all of this form, so one bootstrap over prompts serves them together. `missing` says why a
-    number that the benchmark defines is not here. `headline` names the number that stands for the whole.
+    `numbers` gives each number its weights over `means`: a number is Σ weight · mean. Subsets, sections and overall
+    scores all have this form, so one bootstrap over prompts serves them together. `missing` gives the reason for
+    each number that the benchmark defines but that has no value. `headline` names the main number.
 
     >>> chat = Mean(np.array([1.0, 0.0]), ("1", "2"), ("a", "b"))
     >>> Tally({"chat": chat}, {"overall": {"chat": 1.0}}, "overall").value("overall")
@@ -54,19 +54,19 @@ class Tally:
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def value(self, number: str) -> float:
-        """nan where one of its means has no row."""
+        """The value of a number; nan where one of its means has no row."""
         return sum(weight * self.means[mean].value for mean, weight in self.numbers[number].items())
 
 
 def mean_of(rows: Iterable[tuple[Item, float | None]]) -> Mean:
-    """A Mean over Items, those without a value (None or nan) left out."""
-    kept = [(item, value) for item, value in rows if value is not None and not math.isnan(value)]
-    values = np.array([value for _, value in kept], dtype=np.float64)
-    return Mean(values, tuple(item.id for item, _ in kept), tuple(prompt_of(item) for item, _ in kept))
+    """A Mean over Items; those without a value (None or nan) are left out."""
+    known = [(item, value) for item, value in rows if value is not None and not math.isnan(value)]
+    values = np.array([value for _, value in known], dtype=np.float64)
+    return Mean(values, tuple(item.id for item, _ in known), tuple(prompt_of(item) for item, _ in known))
 
 
 def prompt_of(item: Item) -> str:
-    """What rows must share to be drawn together: `meta["prompt"]` where the benchmark names it, else the
+    """The name of an Item's prompt, the unit of resampling: `meta["prompt"]` where there is one, else the
     conversation itself."""
     named = item.meta.get("prompt")
     return str(named) if named is not None else repr(item.messages)

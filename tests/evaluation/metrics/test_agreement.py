@@ -150,7 +150,7 @@ def test_alpha_is_that_of_a_second_library():
 
 def test_without_names_cohen_between_annotators_is_not_made_up():
     number = measured([item(1, ["a", "b"]), item(2, ["b", "b"])])["cohen kappa between annotators", ""]
-    assert number.value is None and "who gave which vote" in number.note
+    assert number.value is None and "does not name the annotators" in number.note
 
 
 def test_annotators_are_matched_by_name_and_not_by_place():
@@ -171,7 +171,7 @@ def test_annotators_who_never_meet_have_no_kappa():
     # In each pair's one row they differ, as chance alone would have it.
     assert found.value == 0 and found.note.endswith("2 pairs of annotators")
     apart = [item(1, ["a", "b"], ["ann", "ann"])]
-    assert measured(apart)["cohen kappa between annotators", ""].note == "no two annotators saw one row"
+    assert measured(apart)["cohen kappa between annotators", ""].note == "no two annotators share a row"
 
 
 @pytest.mark.parametrize("vote", ["a", "tie"])
@@ -191,7 +191,7 @@ def test_one_row_by_hand():
     found = measured([item(1, ["a", "a", "b"])], ["b"])
     # The two who said a meet one a and one b: half each; the one who said b meets two a.
     assert found["human ceiling", ""].value == pytest.approx(1 / 3)
-    # In the seat of either a the scorer's b has half, in the seat of b nothing.
+    # In place of either a the scorer's b has half, in place of b nothing.
     assert found["agreement with the others' majority", ""].value == pytest.approx(1 / 3)
     assert found["agreement with the majority", ""].value == 0
     assert found["agreement with an annotator", ""].value == pytest.approx(1 / 3)

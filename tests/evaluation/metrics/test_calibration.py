@@ -221,7 +221,7 @@ def test_margins_of_absurd_size_give_a_temperature_of_that_size_or_none(size):
     found, _ = measure(*made_of(margins if size < 9e49 else [m / 2 for m in margins]), draws=20)
     temperature = found[-1]
     if size < 1e-50:
-        assert temperature.value is None and "nothing to fit" in temperature.note
+        assert temperature.value is None and "no temperature can be fitted" in temperature.note
     else:
         assert temperature.value / size == pytest.approx((2 if size < 9e49 else 1) / math.log(3))
         assert all(math.isfinite(n.value) and n.low <= n.high < math.inf for n in found)
@@ -255,7 +255,7 @@ def test_a_known_miscalibration_is_recovered():
 def test_a_calibrated_scorer_shows_about_what_chance_shows():
     rng = np.random.default_rng(7)
     seen = [measure(*made_of(simulated(rng, 400, 1.0)), draws=20)[0][0] for _ in range(40)]
-    told = [float(n.note.split("would show ")[1]) for n in seen]
+    told = [float(n.note.split("expected of a calibrated scorer: ")[1]) for n in seen]
     assert np.mean([n.value for n in seen]) == pytest.approx(np.mean(told), rel=0.15)
 
 
@@ -309,15 +309,15 @@ def test_as_it_is_takes_the_scorers_own_preference_where_it_is_a_probability():
     assert found.own.tolist() == [8, -8] and found.note == "T = 1"
 
 
-def test_nothing_is_told_where_no_response_is_chosen_and_why_where_all_failed():
+def test_there_are_no_numbers_without_a_chosen_response_and_a_note_where_all_failed():
     tie = Item(id="t", prompt="t", responses=["x", "y"], gold=Gold(tie=True))
     assert measure([tie], {"t": card("t", 1, 2)}) == ((), {})
     (number,), curves = measure([pair("a")], {"a": card("a", None, None)})
-    assert number.value is None and number.note == "no pair could be judged" and curves == {}
+    assert number.value is None and number.note == "no pair has a margin" and curves == {}
 
 
 def test_one_prompt_or_only_level_scores_leave_the_after_out():
     for items, cards in (made_of([1.0, -1.0, 2.0], ["p"] * 3), made_of([0.0] * 30)):
         found, curves = measure(items, cards, draws=5)
         assert list(curves) == ["as it is"] and not [n for n in found if "after" in n.metric]
-    assert found[-1].value is None and "nothing to fit" in found[-1].note
+    assert found[-1].value is None and "no temperature can be fitted" in found[-1].note

@@ -7,7 +7,7 @@ from scipy import stats
 
 from judges import Failure, Item, Judgment, Scorecard
 from judges.evaluation.metrics.correlation import (
-    MANY,
+    MAX_RESPONSES,
     correlation_numbers,
     ndcg,
     pearson,
@@ -115,7 +115,10 @@ def test_ndcg_is_scikit_learns():
 
 def test_a_prompt_with_many_responses_gives_the_same_tau():
     generator = np.random.default_rng(3)
-    human, scores = generator.integers(0, 9, (2, MANY + 5)).astype(float), generator.normal(size=(2, MANY + 5))
+    human, scores = (
+        generator.integers(0, 9, (2, MAX_RESPONSES + 5)).astype(float),
+        generator.normal(size=(2, MAX_RESPONSES + 5)),
+    )
     expected = [plain_tau(h.tolist(), s.tolist()) for h, s in zip(human, scores, strict=True)]
     assert tau_b(human, scores) == pytest.approx(expected)
 
@@ -133,7 +136,7 @@ def test_a_rank_of_one_is_the_best():
     assert found["kendall tau-b, per prompt", ""].value == 1
     assert found["spearman, pooled", ""].value == pytest.approx(1)
     assert found["ndcg, per prompt", ""].value == 1
-    assert found["pearson, pooled", ""].note.endswith("ranks of different prompts taken together")
+    assert found["pearson, pooled", ""].note.endswith("ranks of different prompts pooled")
 
 
 def test_prompts_without_a_correlation_are_counted_and_left_out_with_the_reason():
@@ -144,7 +147,7 @@ def test_prompts_without_a_correlation_are_counted_and_left_out_with_the_reason(
     assert (tau.low, tau.high) == (None, None)
     assert tau.note == (
         "one prompt: no interval; fewer than two responses were scored: 1 prompts; "
-        "humans told no two responses apart: 1 prompts; all scores are equal: 1 prompts"
+        "humans tied all responses: 1 prompts; all scores are equal: 1 prompts"
     )
     # Equal scores are a ranking for NDCG: every order is as likely.
     assert (found["ndcg, per prompt", ""].rows, found["ndcg, per prompt", ""].left_out) == (2, 2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from judges import Failure, Item, Judgment, Scorecard
-from judges.evaluation.metrics.scorer_agreement import between_numbers, cohen_kappa, only_in, spearman
+from judges.evaluation.metrics.scorer_agreement import cohen_kappa, only_in, scorer_agreement_numbers, spearman
 from judges.types import Gold
 
 
@@ -24,7 +24,7 @@ def of_all(statistic, one, *more, **how):
 
 
 def told(items, by_label, identities=None):
-    return {(n.section, n.metric): n for n in between_numbers(items, by_label, identities or {})}
+    return {(n.section, n.metric): n for n in scorer_agreement_numbers(items, by_label, identities or {})}
 
 
 ITEMS = [pair(str(i)) for i in range(4)]
@@ -99,14 +99,14 @@ def test_what_is_constant_has_no_coefficient_and_says_so():
     always = cards((2, 1), (2, 1), (2, 1), (2, 1))
     found = told(ITEMS, {"a": always, "b": always})
     kappa = found["a | b", "agreement: cohen kappa"]
-    assert kappa.value is None and "the same of every row" in kappa.note
+    assert kappa.value is None and "are all equal" in kappa.note
     assert math.isnan(of_all(spearman, np.ones(3), np.arange(3.0)))
 
 
 def test_nothing_in_common_is_said():
     one, other = cards((2, 1), (None, 1), (1, 1), (None, 0)), cards((None, 1), (5, 1), (1, None), (1, None))
     same = told(ITEMS, {"a": one, "b": other})["a | b", "agreement: same verdict"]
-    assert same.value is None and same.left_out == 4 and same.note == "no row was judged by both"
+    assert same.value is None and same.left_out == 4 and same.note == "no row has a verdict or score from both"
 
 
 def test_a_scorer_that_was_given_fewer_items_is_compared_on_those():

@@ -1,4 +1,4 @@
-"""Runs to report on, made up: folders as `assay compare` writes them, of any size and with any texts."""
+"""Synthetic runs: folders as `assay compare` writes them, of any size and with any texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from judges.evaluation.results import Bin, Contrast, BenchmarkInfo, MetricValue, Result, Run, write_run
+from judges.evaluation.results import BenchmarkInfo, Bin, Contrast, MetricValue, Result, Run, write_run
 from judges.types import Comparison, Failure, Gold, Item, Judgment, Scorecard, Usage, to_dict
 
 # (subset, prompt, a good response, a bad one)
@@ -55,8 +55,8 @@ HOSTILE = (
 
 
 @dataclass(frozen=True)
-class Made:
-    """A scorer made up: how good it is, what fails, and what it costs an Item."""
+class FakeScorer:
+    """A simulated scorer: its accuracy, its rates of failures and ties, and its cost per Item."""
 
     label: str
     skill: float
@@ -70,24 +70,24 @@ class Made:
 
 
 SCORERS = (
-    Made("critique-out-loud-8b", 0.86, fails=0.02, tokens=900, seconds=1.9, writes=True),
-    Made("bradley-terry-8b", 0.83, tokens=420, seconds=0.11),
-    Made("pairwise-4b", 0.79, fails=0.03, ties=0.08, tokens=1100, seconds=0.9, longer=0.1, writes=True),
-    Made("self-rewarding-1b", 0.66, fails=0.06, ties=0.14, tokens=760, seconds=0.42, longer=0.2, writes=True),
-    Made("length", 0.5, seconds=0.0002, longer=1.0),
-    Made("random", 0.5, seconds=0.0002),
+    FakeScorer("critique-out-loud-8b", 0.86, fails=0.02, tokens=900, seconds=1.9, writes=True),
+    FakeScorer("bradley-terry-8b", 0.83, tokens=420, seconds=0.11),
+    FakeScorer("pairwise-4b", 0.79, fails=0.03, ties=0.08, tokens=1100, seconds=0.9, longer=0.1, writes=True),
+    FakeScorer("self-rewarding-1b", 0.66, fails=0.06, ties=0.14, tokens=760, seconds=0.42, longer=0.2, writes=True),
+    FakeScorer("length", 0.5, seconds=0.0002, longer=1.0),
+    FakeScorer("random", 0.5, seconds=0.0002),
 )
 
 
 def make_run(
     folder: Path,
     rows: int = 60,
-    scorers: tuple[Made, ...] = SCORERS,
+    scorers: tuple[FakeScorer, ...] = SCORERS,
     benchmarks: tuple[str, ...] = ("everyday", "hard"),
     texts: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Run:
-    """Write a run of `rows` Items a benchmark. `texts` take the place of prompts, responses, names and all else."""
+    """Write a run with `rows` Items per benchmark. `texts` replace prompts, responses, names and all other texts."""
     draw = random.Random(seed)
     named = tuple(text.replace("\ud800", "") for text in texts)  # results.json holds no lone surrogates
     measured, results, contrasts, between = [], [], [], {}
@@ -100,7 +100,7 @@ def make_run(
             BenchmarkInfo(name, title, "made up", f"digest-{name}-{rows}", rows, rows, file, "accuracy",
                      ("it was made up for this test",) if b else ())
         )  # fmt: skip
-        mine = []
+        of_benchmark = []
         for s, scorer in enumerate(scorers):
             cards = [_card(item, scorer, draw, b, texts) for item in items]
             file = f"judgments/{name}-{s}.jsonl"
@@ -108,13 +108,13 @@ def make_run(
             _write(
                 folder / file, [{**where, "subset": i.subset, **to_dict(c)} for i, c in zip(items, cards, strict=True)]
             )
-            mine.append(_result(name, scorer, items, cards, file))
-        results += mine
-        contrasts += [_contrast(name, a, c) for i, a in enumerate(mine) for c in mine[i + 1 :]]
+            of_benchmark.append(_result(name, scorer, items, cards, file))
+        results += of_benchmark
+        contrasts += [_contrast(name, a, c) for i, a in enumerate(of_benchmark) for c in of_benchmark[i + 1 :]]
         between[name] = tuple(
             MetricValue("agreement: same verdict", f"{a.label} | {c.label}", *_wilson(0.5 + 0.3 * draw.random(), rows))
-            for i, a in enumerate(mine)
-            for c in mine[i + 1 :]
+            for i, a in enumerate(of_benchmark)
+            for c in of_benchmark[i + 1 :]
         )  # fmt: skip
     best = {
         name: max((r for r in results if r.benchmark == name), key=lambda r: r.main.value or 0) for name in benchmarks
@@ -154,12 +154,12 @@ def _item(i: int, name: str, texts: tuple[str, ...], named: tuple[str, ...]) -> 
     )
 
 
-def _card(item: Item, scorer: Made, draw: random.Random, hard: int, texts: tuple[str, ...]) -> Scorecard:
+def _card(item: Item, scorer: FakeScorer, draw: random.Random, hard: int, texts: tuple[str, ...]) -> Scorecard:
     right = item.gold.chosen[0]
     usage = Usage(scorer.tokens // 2, 0, scorer.tokens // 2 if scorer.writes else 0, scorer.seconds)
-    say = (lambda k: texts[(len(item.id) + k) % len(texts)]) if texts else None
+    text = (lambda k: texts[(len(item.id) + k) % len(texts)]) if texts else None
     if draw.random() < scorer.fails:
-        failure = Failure("missing", say(1) if say else "the text ends before a verdict: 'Both are fine, so'")
+        failure = Failure("missing", text(1) if text else "the text ends before a verdict: 'Both are fine, so'")
         ok = Judgment(score=4.0, votes=(4.0,), critique="Correct.", completions=("Correct.\nScore: 4",), usage=usage)
         return Scorecard(item.id, (ok, Judgment(failure=failure, completions=("Both are fine, so",), usage=usage)))
     wins = draw.random() < scorer.skill - 0.1 * hard * (scorer.skill > 0.5)
@@ -173,7 +173,7 @@ def _card(item: Item, scorer: Made, draw: random.Random, hard: int, texts: tuple
         critique = None
         if scorer.writes:
             words = "It answers what was asked, and every step holds." if score > 3.5 else "The main claim is wrong."
-            critique = say(side) if say else f"{words} Nothing is padded."
+            critique = text(side) if text else f"{words} Nothing is padded."
         judgments.append(
             Judgment(
                 score=round(score, 3),
@@ -199,25 +199,30 @@ def _wilson(share: float, n: int) -> tuple[float, float, float]:
 
 
 def _share(metric: str, section: str, values: list[float | None]) -> MetricValue:
-    told = [v for v in values if v is not None]
-    if not told:
+    known = [v for v in values if v is not None]
+    if not known:
         return MetricValue(metric, section, None, left_out=len(values), note="every row failed")
-    right, left = sum(told), len(values) - len(told)
-    ties = sum(v == 0.5 for v in told)
+    right, left = sum(known), len(values) - len(known)
+    ties = sum(v == 0.5 for v in known)
     edges = (right / len(values), (right + left) / len(values))
     return MetricValue(
-        metric, section, *_wilson(right / len(told), len(told)), "wilson", len(values), len(values), left, ties, *edges
+        *(metric, section, *_wilson(right / len(known), len(known)), "wilson"),
+        *(len(values), len(values), left, ties, *edges),
     )
 
 
-def _result(name: str, scorer: Made, items: list[Item], cards: list[Scorecard], file: str) -> Result:
+def _result(name: str, scorer: FakeScorer, items: list[Item], cards: list[Scorecard], file: str) -> Result:
     credit, longer = [], []
     for item, card in zip(items, cards, strict=True):
         a, b = (card.judgments[item.gold.chosen[0]].score, card.judgments[1 - item.gold.chosen[0]].score)
         credit.append(None if a is None or b is None else 0.5 if a == b else float(a > b))
         sizes = [len(r) for r in item.responses]
-        one, two = (j.score for j in card.judgments)
-        longer.append(None if one is None or two is None or one == two else float((one > two) == (sizes[0] > sizes[1])))
+        first, second = (j.score for j in card.judgments)
+        longer.append(
+            None
+            if first is None or second is None or first == second
+            else float((first > second) == (sizes[0] > sizes[1]))
+        )
     numbers = [_share("accuracy", "", credit)]
     for subset in dict.fromkeys(item.subset for item in items):
         of = [c for c, i in zip(credit, items, strict=True) if i.subset == subset]
@@ -231,11 +236,16 @@ def _result(name: str, scorer: Made, items: list[Item], cards: list[Scorecard], 
         numbers.append(_share("position: first slot preferred", "", [0.58] * len(same)))
     curves = {}
     if scorer.label not in ("length", "random"):
-        numbers += [MetricValue("ece, equal width", "", 0.081, 0.06, 0.1, rows=len(items)), MetricValue("temperature", "", 1.7)]
-        sure = [0.55, 0.65, 0.75, 0.85, 0.95]
+        numbers += [
+            MetricValue("ece, equal width", "", 0.081, 0.06, 0.1, rows=len(items)),
+            MetricValue("temperature", "", 1.7),
+        ]
+        confidences = [0.55, 0.65, 0.75, 0.85, 0.95]
         curves = {
-            "as it is": tuple(Bin(s, max(0.4, s - 0.12 * (s - 0.4)), 20 + 15 * k) for k, s in enumerate(sure)),
-            "after temperature": tuple(Bin(s, min(1, s + 0.01 * (-1) ** k), 60 - 9 * k) for k, s in enumerate(sure)),
+            "as it is": tuple(Bin(s, max(0.4, s - 0.12 * (s - 0.4)), 20 + 15 * k) for k, s in enumerate(confidences)),
+            "after temperature": tuple(
+                Bin(s, min(1, s + 0.01 * (-1) ** k), 60 - 9 * k) for k, s in enumerate(confidences)
+            ),
         }
     failures = [j.failure.reason for card in cards for j in card.judgments if j.failure]
     return Result(
@@ -260,15 +270,15 @@ def _result(name: str, scorer: Made, items: list[Item], cards: list[Scorecard], 
 def _contrast(name: str, a: Result, b: Result) -> Contrast:
     gap = (a.main.value or 0) - (b.main.value or 0)
     half = 1.96 * math.sqrt(0.3 / max(1, a.main.rows))
-    apart = abs(gap) > half
+    significant = abs(gap) > half
     better, worse = (a, b) if gap >= 0 else (b, a)
     words = (
         f"{better.label} beats {worse.label} by {abs(gap) * 100:.1f} ± {half * 100:.1f} points."
-        if apart
-        else f"{a.label} and {b.label} are not told apart at this size; about 900 more pairs would."
+        if significant
+        else f"{a.label} and {b.label}: no significant difference; about 900 more rows would make it significant."
     )
-    p = 0.001 if apart else 0.4
-    return Contrast(name, a.label, b.label, gap, gap - half, gap + half, p, p, p, words, None if apart else 900)
+    p = 0.001 if significant else 0.4
+    return Contrast(name, a.label, b.label, gap, gap - half, gap + half, p, p, p, words, None if significant else 900)
 
 
 def _write(path: Path, rows: list[dict]) -> None:

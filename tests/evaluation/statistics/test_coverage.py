@@ -49,15 +49,15 @@ class Design:
 
 
 def coverage(design: Design, benchmarks: int = BENCHMARKS, seed: int = 1, draws: int = 1000) -> tuple[float, set[str]]:
-    """The share of the intervals that hold the truth, and the methods that made them."""
+    """The share of the intervals that cover the truth, and their methods."""
     rng = np.random.default_rng(seed)
-    held, methods = 0, set()
+    covered, methods = 0, set()
     for i in range(benchmarks):
         means = design.simulated(rng)
-        (one,) = intervals(means, np.array([design.weights]), seed=i, draws=draws)
-        held += one.low - 1e-12 <= design.truth <= one.high + 1e-12
-        methods.add(one.method.split()[0])
-    return held / benchmarks, methods
+        (interval,) = intervals(means, np.array([design.weights]), seed=i, draws=draws)
+        covered += interval.low - 1e-12 <= design.truth <= interval.high + 1e-12
+        methods.add(interval.method.split()[0])
+    return covered / benchmarks, methods
 
 
 # The four sections of an overall, each with its own accuracy.
@@ -76,9 +76,9 @@ QUARTERS = (0.25, 0.25, 0.25, 0.25)
     ],
     ids=str,
 )
-def test_from_100_prompts_up_the_interval_holds_the_truth(design):
-    held, methods = coverage(design, draws=500)
-    assert 0.93 <= held <= 0.97, held
+def test_from_100_prompts_up_the_interval_covers_the_truth(design):
+    covered, methods = coverage(design, draws=500)
+    assert 0.93 <= covered <= 0.97, covered
     # Few prompts that are wrong are an edge, and have the edges' method.
     assert "bootstrap" in methods or min(design.right) > 0.95
 
@@ -95,15 +95,15 @@ def test_from_100_prompts_up_the_interval_holds_the_truth(design):
     ],
     ids=str,
 )
-def test_below_100_prompts_its_own_method_holds_the_truth(design):
-    held, methods = coverage(design)
-    assert 0.93 <= held <= 0.97, held
+def test_below_100_prompts_its_own_method_covers_the_truth(design):
+    covered, methods = coverage(design)
+    assert 0.93 <= covered <= 0.97, covered
     assert methods == {"Wilson"}
 
 
-def test_over_benchmarks_of_all_kinds_the_interval_holds_the_truth():
+def test_over_benchmarks_of_all_kinds_the_interval_covers_the_truth():
     rng = np.random.default_rng(3)
-    held = 0
+    covered = 0
     for i in range(BENCHMARKS):
         k = int(rng.integers(1, 5))
         design = Design(
@@ -114,13 +114,13 @@ def test_over_benchmarks_of_all_kinds_the_interval_holds_the_truth():
             float(rng.choice([0.0, 0.1, 0.3, 0.6])),
             float(rng.choice([0.0, 0.3])),
         )
-        (one,) = intervals(design.simulated(rng), np.array([design.weights]), seed=i, draws=500)
-        held += one.low <= design.truth <= one.high
-    assert 0.93 <= held / BENCHMARKS <= 0.97
+        (interval,) = intervals(design.simulated(rng), np.array([design.weights]), seed=i, draws=500)
+        covered += interval.low <= design.truth <= interval.high
+    assert 0.93 <= covered / BENCHMARKS <= 0.97
 
 
 def null_rejections(prompts: int, most: int, seed: int = 5) -> tuple[float, float]:
-    """How often two equally good scorers are told apart: by the bootstrap, by McNemar. Rows of a prompt correlate."""
+    """How often the difference of two equally good scorers is significant, by bootstrap and by McNemar."""
     rng = np.random.default_rng(seed)
     bootstrap = mcnemar = 0
     for i in range(BENCHMARKS):
@@ -162,7 +162,7 @@ def test_counting_rows_of_a_prompt_as_independent_would_reject_too_often():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompts", [10, 20, 40, 80, 100, 200, 400])
-def test_every_kind_of_clustering_and_accuracy_is_held(prompts):
+def test_every_clustering_and_accuracy_is_covered(prompts):
     """A share over so few independent prompts takes but a few values, so one cell may stray (Wilson's own 95 % is
     92.4 at .7 over 10); all together may not."""
     cells = []

@@ -25,7 +25,7 @@ def mean(values, prompts=None, name="r"):
     return Mean(np.asarray(values, dtype=np.float64), rows, tuple(map(str, prompts)) if prompts is not None else rows)
 
 
-def one(values, prompts=None, **settings):
+def interval_of(values, prompts=None, **settings):
     tally = Tally({"m": mean(values, prompts)}, {"n": {"m": 1.0}}, "n")
     return numbers(tally, "accuracy", **settings)[0]
 
@@ -39,52 +39,52 @@ def test_a_plain_share_has_newcombes_published_wilson_interval(right, of, low, h
     assert share(right, of) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_a_share_of_nothing_can_be_anything():
+def test_a_share_without_cases_is_between_0_and_1():
     assert share(0, 0) == (0.0, 1.0)
 
 
-def test_wilson_at_the_edges_holds_the_value_itself():
+def test_wilson_at_0_and_1_includes_the_value():
     for n in (1, 3, 28, 1000, 12.7):
         assert wilson(1.0, n)[1] == 1.0 and wilson(0.0, n)[0] == 0.0
 
 
 def test_one_row_a_prompt_is_wilson_of_the_plain_share():
-    found = one([1] * 16 + [0] * 4)
+    found = interval_of([1] * 16 + [0] * 4)
     assert found.method == "Wilson over 20 prompts" and (found.low, found.high) == pytest.approx(
         share(16, 20), abs=0.01
     )
 
 
-def test_twenty_eight_of_twenty_eight_is_not_sure_to_be_all():
-    found = one([1] * 28)
+def test_28_of_28_has_a_lower_bound_below_1():
+    found = interval_of([1] * 28)
     assert (found.low, found.high) == pytest.approx((0.879, 1.0), abs=5e-4) and found.value == 1.0
-    found = one([0] * 400)
+    found = interval_of([0] * 400)
     assert (
         found.method == "Wilson over 400 prompts" and found.low == 0 and found.high == pytest.approx(0.0095, abs=1e-4)
     )
 
 
-def test_rows_of_a_prompt_that_are_all_alike_are_worth_little_more_than_one():
+def test_equal_rows_of_a_prompt_count_little_more_than_one_row():
     rng = np.random.default_rng(0)
     prompts = rng.random(60) < 0.7
-    single, fivefold = one(prompts), one(np.repeat(prompts, 5), np.repeat(np.arange(60), 5))
+    single, fivefold = interval_of(prompts), interval_of(np.repeat(prompts, 5), np.repeat(np.arange(60), 5))
     assert fivefold.high - fivefold.low == pytest.approx(single.high - single.low, rel=0.05)
     assert (fivefold.rows, fivefold.prompts) == (300, 60)
-    independent = one(rng.random(300) < 0.7, np.repeat(np.arange(60), 5))
+    independent = interval_of(rng.random(300) < 0.7, np.repeat(np.arange(60), 5))
     assert independent.high - independent.low < 0.7 * (single.high - single.low)
 
 
 def test_each_row_twice_leaves_the_bootstrap_as_it_is():
     rng = np.random.default_rng(1)
     values, prompts = rng.random(400).round(), rng.integers(0, 150, 400)
-    once, twice = one(values, prompts), one(np.tile(values, 2), np.tile(prompts, 2))
+    once, twice = interval_of(values, prompts), interval_of(np.tile(values, 2), np.tile(prompts, 2))
     assert once.method == "bootstrap over prompts, 1000 draws"
     assert (twice.low, twice.high) == pytest.approx((once.low, once.high), abs=1e-12)
 
 
 def test_the_bootstrap_agrees_with_scipys_bca_on_independent_rows():
     values = np.random.default_rng(2).beta(6, 1, 500)
-    found = one(values, draws=8000)
+    found = interval_of(values, draws=8000)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=8000, method="BCa", rng=np.random.default_rng(3))
     edges = theirs.confidence_interval
     assert (found.low, found.high) == pytest.approx((edges.low, edges.high), abs=0.05 * (edges.high - edges.low))
@@ -92,7 +92,7 @@ def test_the_bootstrap_agrees_with_scipys_bca_on_independent_rows():
 
 def test_the_same_seed_gives_the_same_interval_and_another_one_nearly():
     values = np.random.default_rng(4).random(300) < 0.8
-    first, again, other = one(values, seed=7), one(values, seed=7), one(values, seed=8)
+    first, again, other = interval_of(values, seed=7), interval_of(values, seed=7), interval_of(values, seed=8)
     assert first == again and other.low != first.low
     assert other.low == pytest.approx(first.low, abs=0.1 * (first.high - first.low))
 
@@ -117,7 +117,7 @@ def test_the_variance_of_one_row_a_prompt_is_the_sample_variance_over_n():
     values = np.random.default_rng(6).normal(size=40)
     spread = spread_of(strata_of([mean(values)]), [mean(values)], np.array([[1.0]]))
     assert spread.variance[0] == pytest.approx(np.var(values, ddof=1) / 40)
-    assert spread.df[0] == pytest.approx(39) and spread.even[0] == pytest.approx(40)
+    assert spread.df[0] == pytest.approx(39) and spread.equal_prompts[0] == pytest.approx(40)
 
 
 def test_every_draw_keeps_the_size_of_each_subset():
@@ -135,7 +135,7 @@ def test_every_draw_keeps_the_size_of_each_subset():
     assert np.std(draw(strata_of([whole], by=[whole, *subset]), 1, 200, seed=0)) < 1e-12
 
 
-def test_few_prompts_of_a_kind_are_drawn_with_the_larger_kind_of_the_same_mean():
+def test_a_small_stratum_is_merged_with_the_largest_that_shares_a_mean():
     whole = mean(np.arange(50.0), name="a")
     part = Mean(whole.values[:3], whole.rows[:3], whole.prompts[:3])
     assert [len(s.sums) for s in strata_of([whole, part])] == [50]
@@ -143,7 +143,7 @@ def test_few_prompts_of_a_kind_are_drawn_with_the_larger_kind_of_the_same_mean()
     assert sorted(len(s.sums) for s in strata_of([whole, other])) == [9, 50]
 
 
-def test_prompts_that_stand_alone_in_their_subset_are_drawn_for_each_other():
+def test_single_prompts_of_a_subset_form_one_stratum():
     lone = [mean([float(i % 2)], name=f"s{i}") for i in range(6)]
     assert [len(s.sums) for s in strata_of(lone)] == [6]
     tally = Tally({str(i): m for i, m in enumerate(lone)}, {"all": {str(i): 1 / 6 for i in range(6)}}, "all")
@@ -162,14 +162,14 @@ def test_a_difference_of_means_over_the_same_rows_is_the_mean_of_the_differences
 
 def test_numbers_that_are_no_share_have_students_t_below_100_prompts():
     values = np.random.default_rng(8).normal(3, 1, 25)
-    found = one(values)
+    found = interval_of(values)
     edges = stats.ttest_1samp(values, 0).confidence_interval()
     assert found.method == "Student's t over 25 prompts"
     assert (found.low, found.high) == pytest.approx((edges.low, edges.high))
 
 
 def test_a_correlation_never_leaves_its_range():
-    found = one([1.0] * 9 + [0.2, -0.1])
+    found = interval_of([1.0] * 9 + [0.2, -0.1])
     assert found.method == "Student's t over 11 prompts" and found.high == 1.0
 
 
@@ -179,25 +179,25 @@ def test_correlations_that_happen_to_be_positive_are_no_shares():
     assert signed.method.startswith("Student's t") and signed.low < 0 < share.low
 
 
-def test_where_every_prompt_says_the_same_the_interval_is_not_a_point():
+def test_where_every_prompt_has_the_same_value_the_interval_is_not_a_point():
     alike = Tally({"a": mean([1.0] * 40), "b": mean([1.0] * 40)}, {"a-b": {"a": 1.0, "b": -1.0}}, "a-b")
     found = numbers(alike, "x")[0]
     assert found.value == 0 and found.low < -0.05 and found.high > 0.05
     assert found.method == "Wilson on prompts that differ, none of 40"
-    tau = one([-1.0] * 20)
+    tau = interval_of([-1.0] * 20)
     assert tau.low == -1.0 and -0.9 < tau.high < -0.5
-    unbounded = one([3.0] * 20)
+    unbounded = interval_of([3.0] * 20)
     assert unbounded.value == 3.0 and unbounded.low is None and "no interval" in unbounded.note
 
 
-def test_one_prompt_is_said_to_be_too_few():
-    found = one([0.3, 2.5], ["p", "p"])
+def test_one_prompt_has_no_interval():
+    found = interval_of([0.3, 2.5], ["p", "p"])
     assert (found.value, found.low, found.high, found.note) == (1.4, None, None, "one prompt: no interval")
-    found = one([1.0])
+    found = interval_of([1.0])
     assert (found.low, found.high) == pytest.approx(share(1, 1))
 
 
-def test_each_number_is_given_in_order_then_what_is_missing_and_why():
+def test_numbers_are_in_order_then_the_missing_ones_with_the_reason():
     tally = Tally(
         {"a": mean([1.0, 0.0]), "none": mean([])},
         {"b": {"a": 1.0, "none": 1.0}, "a": {"a": 1.0}},
@@ -206,7 +206,7 @@ def test_each_number_is_given_in_order_then_what_is_missing_and_why():
     )
     gone, there, missing = numbers(tally, "official")
     assert [n.section for n in (gone, there, missing)] == ["b", "a", "prior"]
-    assert gone.value is None and gone.note == "a part of it has no rows"
+    assert gone.value is None and gone.note == "one of its means has no rows"
     assert there.value == 0.5 and missing.value is None and missing.note == "no rows of it"
 
 
@@ -217,7 +217,7 @@ def test_much_weight_on_a_few_prompts_does_not_count_as_many():
     both, by_size = numbers(Tally(means, heavy, "both"), "accuracy")
     assert both.method == "Wilson over 412 prompts" and by_size.method.startswith("bootstrap")
     # Half of it is a share of 12: half of that one's width.
-    few = one(means["few"].values)
+    few = interval_of(means["few"].values)
     assert both.high - both.low > 0.45 * (few.high - few.low)
 
 
@@ -228,7 +228,7 @@ def test_the_p_of_the_bootstrap_is_where_its_interval_ends():
         assert bca_p(float(np.median(drawn)), drawn, 0.05, 60, null=edge) == pytest.approx(0.05, abs=0.002)
 
 
-def test_the_p_where_no_draw_reaches_0_is_students_and_smaller_than_the_draws_could_say():
+def test_p_is_students_where_no_draw_reaches_0():
     values = np.random.default_rng(11).normal(1, 1, 400)
     (found,) = intervals([mean(values)], np.array([[1.0]]))
     assert found.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-6) and found.p < 1e-20
@@ -273,7 +273,7 @@ def test_draws_that_are_not_defined_are_counted_and_left_out():
     assert found.low <= found.value <= found.high
 
 
-def test_a_statistic_without_a_value_or_with_too_few_prompts_says_so():
+def test_a_statistic_without_a_value_or_with_too_few_prompts_has_a_note():
     x = np.ones(4)
     assert resampled(list("abcd"), pearson(x, x), "pearson").note == "not defined on these rows"
     assert resampled([], pearson(x, x), "pearson").value is None

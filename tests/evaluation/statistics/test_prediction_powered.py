@@ -23,7 +23,7 @@ def known(verdicts, labels):
 
 
 def reference():
-    """Two sets of 600 rows, 150 labelled, made without a random number."""
+    """Two sets of 600 rows, 150 labelled, result without a random number."""
     i = np.arange(600)
     wins = ((i * i * 7 + 3 * i) % 11 < 6).astype(float)
     scores = np.sin(i) * 2 + i % 5
@@ -33,11 +33,11 @@ def reference():
 
 def test_it_equals_the_papers_own_package():
     # ppi-python 0.2.3: ppi_mean_pointestimate and ppi_mean_ci(alpha=0.05) with power tuning, on the same rows.
-    told = [(0.58133309, 0.50698688, 0.65567931), (2.4098672, 2.25132412, 2.56841028)]
-    for (verdicts, labels), (value, low, high) in zip(reference(), told, strict=True):
-        made = estimate(verdicts, known(verdicts, labels)).corrected
-        assert made.value == pytest.approx(value, abs=0.02 * (high - low))
-        assert width(made) == pytest.approx(
+    published = [(0.58133309, 0.50698688, 0.65567931), (2.4098672, 2.25132412, 2.56841028)]
+    for (verdicts, labels), (value, low, high) in zip(reference(), published, strict=True):
+        result = estimate(verdicts, known(verdicts, labels)).corrected
+        assert result.value == pytest.approx(value, abs=0.02 * (high - low))
+        assert width(result) == pytest.approx(
             high - low, rel=0.025
         )  # a t quantile, Wilson and leverages beside its normal one
 
@@ -46,29 +46,29 @@ def test_it_is_the_papers_formula_with_independent_rows():
     for verdicts, labels in reference():
         n, rest = len(labels), verdicts[len(labels) :]
         f = verdicts[:n]
-        made = estimate(verdicts, known(verdicts, labels))
+        result = estimate(verdicts, known(verdicts, labels))
         # λ = cov(y, f) / ((1 + n / N) var(f)), example 1 of arXiv 2311.01453, var(f) over the labelled rows
         power = np.cov(labels, f)[0, 1] / ((1 + n / len(rest)) * f.var(ddof=1))
-        assert made.power == pytest.approx(power)
-        assert made.corrected.value == pytest.approx(labels.mean() + power * (rest.mean() - f.mean()))
+        assert result.power == pytest.approx(power)
+        assert result.corrected.value == pytest.approx(labels.mean() + power * (rest.mean() - f.mean()))
         variance = np.var(labels - power * f) / n + power**2 * rest.var() / len(rest)
-        if not made.rate:
-            assert width(made.corrected) / 2 == pytest.approx(1.96 * math.sqrt(variance), rel=0.02)
+        if not result.rate:
+            assert width(result.corrected) / 2 == pytest.approx(1.96 * math.sqrt(variance), rel=0.02)
 
 
 def test_four_numbers_by_hand():
     # 40 labelled rows: of 24 won ones the judge sees 18, of 16 lost ones it calls 4 won; of 60 more it calls 45 won.
     verdicts = [1] * 18 + [0] * 6 + [1] * 4 + [0] * 12 + [1] * 45 + [0] * 15
-    made = estimate(verdicts, known(verdicts, [1] * 24 + [0] * 16))
-    assert made.verdicts_alone.value == pytest.approx(0.67)
-    assert made.labels_alone.value == pytest.approx(0.6)
+    result = estimate(verdicts, known(verdicts, [1] * 24 + [0] * 16))
+    assert result.verdicts_alone.value == pytest.approx(0.67)
+    assert result.labels_alone.value == pytest.approx(0.6)
     # sensitivity 18 / 24, specificity 12 / 16
-    assert made.rogan_gladen.value == pytest.approx((0.67 + 0.75 - 1) / (0.75 + 0.75 - 1))
+    assert result.rogan_gladen.value == pytest.approx((0.67 + 0.75 - 1) / (0.75 + 0.75 - 1))
     # slope of labels on verdicts: (18 / 40 - .6 · .55) / (.55 · .45)
     slope = (0.45 - 0.33) / 0.2475
-    assert made.corrected.value == pytest.approx(0.6 + slope * (0.67 - 0.55))
-    assert made.power == pytest.approx(slope * 0.6)
-    assert (made.rows, made.labelled, made.corrected.rows, made.labels_alone.rows) == (100, 40, 100, 40)
+    assert result.corrected.value == pytest.approx(0.6 + slope * (0.67 - 0.55))
+    assert result.power == pytest.approx(slope * 0.6)
+    assert (result.rows, result.labelled, result.corrected.rows, result.labels_alone.rows) == (100, 40, 100, 40)
 
 
 def test_rogan_gladens_interval_is_that_of_its_published_variance():
@@ -76,25 +76,25 @@ def test_rogan_gladens_interval_is_that_of_its_published_variance():
     # sample apart from the labelled ones: nearly so with 400,000 unlabelled rows.
     verdicts = np.array([1] * 180 + [0] * 60 + [1] * 40 + [0] * 120 + [1] * 240_000 + [0] * 160_000, float)
     labels = np.array([1] * 240 + [0] * 160 + [NONE] * 400_000)
-    made = rogan_gladen(verdicts, labels, np.arange(len(labels)))
+    result = rogan_gladen(verdicts, labels, np.arange(len(labels)))
     p = verdicts.mean()
     value = (p + 0.75 - 1) / 0.5
     variance = p * (1 - p) / len(verdicts)
     variance += value**2 * 0.1875 / 240 + (1 - value) ** 2 * 0.1875 / 160
-    assert made.value == pytest.approx(value)
-    assert width(made) / 2 == pytest.approx(1.96 * math.sqrt(variance) / 0.5, rel=0.01)
+    assert result.value == pytest.approx(value)
+    assert width(result) / 2 == pytest.approx(1.96 * math.sqrt(variance) / 0.5, rel=0.01)
 
 
-def test_a_judge_that_says_nothing_leaves_the_labels_as_they_are():
+def test_constant_verdicts_give_the_estimate_of_the_labels():
     labels = [0, 1] * 20
-    made = estimate([1.0] * 200, known([1] * 200, labels))
-    assert made.power == 0 and "not used" in made.notes[0]
-    assert (made.corrected.value, made.corrected.low, made.corrected.high) == (
-        made.labels_alone.value,
-        made.labels_alone.low,
-        made.labels_alone.high,
+    result = estimate([1.0] * 200, known([1] * 200, labels))
+    assert result.power == 0 and "not used" in result.notes[0]
+    assert (result.corrected.value, result.corrected.low, result.corrected.high) == (
+        result.labels_alone.value,
+        result.labels_alone.low,
+        result.labels_alone.high,
     )
-    assert made.rogan_gladen.value is None and "no better than chance" in made.rogan_gladen.note
+    assert result.rogan_gladen.value is None and "no better than chance" in result.rogan_gladen.note
 
 
 def test_a_judge_that_is_always_wrong_is_as_good_as_one_that_is_always_right():
@@ -107,14 +107,14 @@ def test_a_judge_that_is_always_wrong_is_as_good_as_one_that_is_always_right():
     assert right.corrected.value == pytest.approx(truth.mean()) and right.worth == pytest.approx(400, rel=0.02)
 
 
-def test_every_row_labelled_is_the_labels_alone():
+def test_with_every_row_labelled_the_estimate_is_that_of_the_labels():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 80).astype(float)
-    made = estimate(rng.integers(0, 2, 80).astype(float), labels)
-    assert made.corrected.value == labels.mean() and made.more_labels is None and "takes more rows" in made.words
+    result = estimate(rng.integers(0, 2, 80).astype(float), labels)
+    assert result.corrected.value == labels.mean() and result.more_labels is None and "needs more rows" in result.words
     t = 1.9905  # the t quantile at 79 degrees of freedom
     p = labels.mean()
-    assert (made.corrected.low, made.corrected.high) == pytest.approx(wilson(p, 79, t), abs=1e-4)
+    assert (result.corrected.low, result.corrected.high) == pytest.approx(wilson(p, 79, t), abs=1e-4)
 
 
 def test_rows_of_one_prompt_count_as_one():
@@ -131,10 +131,10 @@ def test_rows_of_one_prompt_count_as_one():
     )
 
 
-def test_few_labels_are_told_and_too_few_refused():
+def test_few_labels_are_noted_and_too_few_refused():
     verdicts = [0.0, 1.0] * 100
     assert "below 30" in estimate(verdicts, known(verdicts, [0, 1] * 8)).notes[0]
-    with pytest.raises(TooFewLabels, match=r"14 labelled prompts: 15 at the least"):
+    with pytest.raises(TooFewLabels, match=r"14 labelled prompts are too few: label at least 15"):
         estimate(verdicts, known(verdicts, [0, 1] * 7))
     with pytest.raises(TooFewLabels, match="2 labelled prompts"):
         estimate(verdicts, known(verdicts, [0, 1] * 20), prompts=["a"] * 20 + ["b"] * 180)
@@ -145,7 +145,7 @@ def test_few_labels_are_told_and_too_few_refused():
 @pytest.mark.parametrize(
     "verdicts, labels", [([1.0], [1.0, 2.0]), ([NONE, 1.0], [1.0, None]), ([1.0, 1.0], [math.inf, None])]
 )
-def test_what_is_no_number_is_refused(verdicts, labels):
+def test_missing_and_infinite_numbers_are_refused(verdicts, labels):
     with pytest.raises(ValueError):
         estimate(verdicts, labels)
 
@@ -163,55 +163,55 @@ def test_numbers_too_large_for_finite_sums_are_refused_and_large_ones_estimated(
     )
 
 
-def test_labels_that_were_not_drawn_at_random_are_told_where_the_judge_sees_it():
+def test_labels_not_drawn_at_random_are_noted_where_verdicts_show_it():
     rng = np.random.default_rng(2)
     verdicts = rng.random(500)
     labels = verdicts + rng.normal(size=500)
     order = np.argsort(-verdicts)
     best = np.full(500, NONE)
     best[order[:100]] = labels[order[:100]]
-    assert any("drawn at random" in note for note in estimate(verdicts, best).notes)
+    assert any("not be a random sample" in note for note in estimate(verdicts, best).notes)
     assert not estimate(verdicts, known(verdicts, labels[:100])).notes
 
 
-def test_a_rare_kind_of_label_leaves_the_labels_alone_and_an_edge_stays_in_0_to_1():
-    made = estimate([1.0] * 150 + [0.0] * 150, known([0] * 300, [1] * 40))
-    assert made.power == 0 and made.corrected.high == 1 and 0.85 < made.corrected.low < 0.95
-    assert made.more_labels is None and "cannot be told" in made.words
+def test_verdicts_are_not_used_with_a_rare_class_and_bounds_stay_in_0_to_1():
+    result = estimate([1.0] * 150 + [0.0] * 150, known([0] * 300, [1] * 40))
+    assert result.power == 0 and result.corrected.high == 1 and 0.85 < result.corrected.low < 0.95
+    assert result.more_labels is None and "is unknown" in result.words
 
 
 def test_groups_are_estimated_each_by_itself():
     rng = np.random.default_rng(3)
     verdicts, labels = rng.random(300), [*rng.random(100), *[None] * 200]
     groups = ["a", "b"] * 145 + ["c"] * 10
-    made = by_group(verdicts, labels, groups)
-    assert list(made) == ["a", "b", "c"] and isinstance(made["c"], TooFewLabels)
+    result = by_group(verdicts, labels, groups)
+    assert list(result) == ["a", "b", "c"] and isinstance(result["c"], TooFewLabels)
     alone = estimate(verdicts[:290:2], labels[:290:2], section="a")
-    assert isinstance(made["a"], Estimate) and made["a"] == alone and alone.corrected.section == "a"
+    assert isinstance(result["a"], Estimate) and result["a"] == alone and alone.corrected.section == "a"
 
 
 # -- more labels ----------------------------------------------------------------------------------------------
 
 
-def test_so_many_more_labels_do_halve_the_interval():
+def test_the_stated_number_of_further_labels_halves_the_interval():
     rng = np.random.default_rng(4)
     truth = rng.normal(size=20_000)
     verdicts = truth + rng.normal(size=20_000)
-    made = estimate(verdicts, known(verdicts, truth[:200]))
-    then = estimate(verdicts, known(verdicts, truth[: 200 + made.more_labels]))
-    assert width(then.corrected) / width(made.corrected) == pytest.approx(0.5, abs=0.05)
-    assert then.more_labels > made.more_labels and f"{made.more_labels:,} more labels" in made.words
+    result = estimate(verdicts, known(verdicts, truth[:200]))
+    after = estimate(verdicts, known(verdicts, truth[: 200 + result.more_labels]))
+    assert width(after.corrected) / width(result.corrected) == pytest.approx(0.5, abs=0.05)
+    assert after.more_labels > result.more_labels and f"{result.more_labels:,} more labels" in result.words
 
 
-def test_where_all_rows_labelled_do_not_halve_it_the_words_say_what_they_would_do():
+def test_where_labels_on_all_rows_do_not_halve_the_interval_the_sentence_gives_its_width():
     rng = np.random.default_rng(5)
     truth = rng.normal(size=600)
     verdicts = truth + 0.3 * rng.normal(size=600)
-    made = estimate(verdicts, known(verdicts, truth[:200]))
+    result = estimate(verdicts, known(verdicts, truth[:200]))
     every = estimate(verdicts, truth)
-    assert made.more_labels is None and "would not halve" in made.words
-    told = float(made.words.split("about ± ")[1].split(",")[0])
-    assert told == pytest.approx(width(every.corrected) / 2, rel=0.1)
+    assert result.more_labels is None and "would not halve" in result.words
+    half = float(result.words.split("about ± ")[1].split(",")[0])
+    assert half == pytest.approx(width(every.corrected) / 2, rel=0.1)
 
 
 # -- coverage -------------------------------------------------------------------------------------------------
@@ -249,10 +249,10 @@ def simulated(seed, judge, labelled, prompts, size=1, by_prompt=False, repetitio
         seen = np.zeros((prompts, size) if by_prompt else prompts * size, dtype=bool)
         seen[drawn] = True
         seen = seen.ravel()
-        made = estimate(verdicts, np.where(seen, labels, NONE), code)
-        held.append(made.corrected.low <= truth <= made.corrected.high)
-        naive.append(made.verdicts_alone.low <= truth <= made.verdicts_alone.high)
-        widths.append(width(made.corrected) / width(made.labels_alone))
+        result = estimate(verdicts, np.where(seen, labels, NONE), code)
+        held.append(result.corrected.low <= truth <= result.corrected.high)
+        naive.append(result.verdicts_alone.low <= truth <= result.verdicts_alone.high)
+        widths.append(width(result.corrected) / width(result.labels_alone))
     return np.mean(held), np.mean(naive), np.max(widths), np.mean(widths)
 
 
@@ -276,13 +276,13 @@ def test_a_good_judge_makes_the_interval_much_narrower_and_it_still_covers(judge
     assert 0.93 <= covered <= 0.97 and widest < 0.9 and mean < 0.7
 
 
-def test_a_judge_that_was_right_on_every_label_is_not_believed_without_end():
+def test_the_interval_allows_for_errors_of_a_judge_that_is_right_on_every_label():
     rng = np.random.default_rng(6)
     verdicts = rng.integers(0, 2, 4000).astype(float)
-    made = estimate(verdicts, known(verdicts, verdicts[:25]))
+    result = estimate(verdicts, known(verdicts, verdicts[:25]))
     # Two errors on 25 rows, each moving the estimate by 1 / 25, at t of 23 degrees of freedom.
-    assert width(made.corrected) / 2 == pytest.approx(2.07 * math.sqrt(2) / 25, rel=0.05)
-    assert any("erred on 2" in note for note in made.notes)
+    assert width(result.corrected) / 2 == pytest.approx(2.07 * math.sqrt(2) / 25, rel=0.05)
+    assert any("allows for 2" in note for note in result.notes)
 
 
 @pytest.mark.slow

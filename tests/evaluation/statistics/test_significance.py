@@ -68,8 +68,8 @@ def test_a_difference_and_its_interval_are_those_of_the_paired_rows():
     assert (found.low, found.high) == pytest.approx((edges.low, edges.high), abs=0.006)
     assert found.p_mcnemar == pytest.approx(2 * stats.binom.cdf(10, 40, 0.5) - stats.binom.pmf(10, 40, 0.5))
     assert found.p_holm == found.p_bootstrap < 0.01 and found.more_pairs is None
-    told, half = re.fullmatch(r"a beats b by (\S+) ± (\S+) points\.", found.words).groups()
-    assert (told, float(half)) == ("10.0", pytest.approx(50 * (edges.high - edges.low), abs=0.5))
+    points, half = re.fullmatch(r"a beats b by (\S+) ± (\S+) points\.", found.words).groups()
+    assert (points, float(half)) == ("10.0", pytest.approx(50 * (edges.high - edges.low), abs=0.5))
 
 
 def test_the_better_one_is_named_first_in_words_whatever_the_order():
@@ -79,7 +79,7 @@ def test_the_better_one_is_named_first_in_words_whatever_the_order():
     assert found.words.startswith("a beats b by 10.0")
 
 
-def test_pairing_tells_apart_what_two_intervals_side_by_side_do_not():
+def test_pairing_finds_a_difference_that_separate_intervals_do_not_show():
     rng = np.random.default_rng(0)
     both = (rng.random(300) < 0.6).astype(float)
     better = both.copy()
@@ -88,15 +88,15 @@ def test_pairing_tells_apart_what_two_intervals_side_by_side_do_not():
     assert found.p_bootstrap < 0.01 and found.low > 0
 
 
-def test_scorers_that_say_the_same_are_not_told_apart_and_no_size_would():
+def test_identical_scorers_have_no_significant_difference_at_any_size():
     a, _ = paired()
     (found,) = contrasts("bench", {"a": a, "again": a})
     assert (found.difference, found.p_bootstrap, found.p_mcnemar, found.more_pairs) == (0.0, 1.0, 1.0, None)
     assert found.low < 0 < found.high
-    assert found.words == "a and again are not told apart at this size: the difference is 0."
+    assert found.words == "a and again: no significant difference (the difference is 0)."
 
 
-def test_as_many_more_pairs_as_are_named_tell_the_difference_apart_four_times_in_five():
+def test_with_the_stated_number_of_further_rows_the_difference_is_significant_four_times_in_five():
     a, b = paired(200, 20, 14)
     (found,) = contrasts("bench", {"a": a, "b": b})
     assert found.more_pairs is not None and f"about {round(found.more_pairs, -2):,} more rows" in found.words
@@ -107,18 +107,18 @@ def test_as_many_more_pairs_as_are_named_tell_the_difference_apart_four_times_in
     assert np.mean(np.abs(t) > 1.96) == pytest.approx(0.8, abs=0.03)
 
 
-def test_rows_that_only_one_has_are_left_out_and_said():
+def test_rows_that_only_one_scorer_has_are_left_out_and_reported():
     a, b = paired()
     rows = a.means["m"].rows
     short = tally(b.means["m"].values[5:], rows=rows[5:])
     (found,) = contrasts("bench", {"a": a, "b": short})
     assert found.difference == pytest.approx((25 - 10) / 195)
-    assert found.words.endswith(" Left out: 5 rows that only one of them has a value for.")
+    assert found.words.endswith(" Left out: 5 rows with a value for only one of them.")
     turned = tally(b.means["m"].values[::-1], rows=rows[::-1])
     assert contrasts("bench", {"a": a, "b": turned})[0].difference == pytest.approx(0.1)
 
 
-def test_scorers_without_a_row_in_common_or_with_other_parts_are_not_compared():
+def test_scorers_without_a_common_row_or_with_other_weights_are_not_compared():
     a, b = paired()
     apart = tally(b.means["m"].values, rows=[f"other{i}" for i in range(200)])
     assert contrasts("bench", {"a": a, "b": apart}) == ()
@@ -128,7 +128,7 @@ def test_scorers_without_a_row_in_common_or_with_other_parts_are_not_compared():
     assert contrasts("bench", {"a": a}) == ()
 
 
-def test_every_pair_is_there_and_holm_is_over_all_of_them():
+def test_every_pair_is_compared_and_holm_is_over_all_of_them():
     rng = np.random.default_rng(2)
     tallies = {f"s{i}": tally((rng.random(300) < 0.6 + 0.02 * i).astype(float)) for i in range(5)}
     found = contrasts("bench", tallies)
@@ -150,9 +150,9 @@ def test_an_overall_weighs_its_subsets_and_not_its_rows():
     assert found.difference == pytest.approx(0.5)
 
 
-def test_one_prompt_tells_nothing_apart():
+def test_one_prompt_shows_no_significant_difference():
     (found,) = contrasts("bench", {"a": tally([1, 1, 1, 1], "pppp"), "b": tally([0, 0, 0, 0], "pppp")})
-    assert (found.low, found.high, found.p_bootstrap) == (-1.0, 1.0, 1.0) and "not told apart" in found.words
+    assert (found.low, found.high, found.p_bootstrap) == (-1.0, 1.0, 1.0) and "no significant difference" in found.words
 
 
 def test_a_scorers_two_runs_are_compared_after_minus_before():
@@ -161,10 +161,10 @@ def test_a_scorers_two_runs_are_compared_after_minus_before():
     assert rose.words.startswith("judge rose by 10.0 ± ") and rose.difference == pytest.approx(0.1)
     assert fell.words.startswith("judge fell by 10.0 ± ") and fell.difference == pytest.approx(-0.1)
     same = change("bench", "judge", better, better)
-    assert same.words == "judge, no change: not told apart from before: the difference is 0."
+    assert same.words == "judge: no significant change (the difference is 0)."
     little = change("bench", "judge", *paired(200, 14, 20)[::-1])
     assert little.words.startswith("judge, down by 3.0 ± 5.") and "more rows would" in little.words
-    with pytest.raises(ValueError, match="not made of the same rows"):
+    with pytest.raises(ValueError, match="not computed from the same rows"):
         change("bench", "judge", better, replace(worse, numbers={}))
 
 
@@ -172,13 +172,16 @@ def contrast(first, second, p_holm):
     return Contrast("bench", first, second, 0.0, 0.0, 0.0, p_holm, p_holm, p_holm, "")
 
 
-def test_the_cheapest_scorer_that_is_not_told_apart_from_the_best_is_named():
+def test_the_cheapest_scorer_without_a_significant_difference_from_the_best_is_named():
     values = {"big": 0.9, "small": 0.89, "length": 0.6}
     found = [contrast("big", "small", 0.4), contrast("big", "length", 0.001), contrast("small", "length", 0.2)]
-    told = cheapest_not_worse({"big": 200.0, "small": 8.0, "length": 0.1}, values, found)
-    assert told == "The cheapest scorer that is not told apart from the best (big) is small, at 4 % of its cost."
+    sentence = cheapest_not_worse({"big": 200.0, "small": 8.0, "length": 0.1}, values, found)
+    assert (
+        sentence
+        == "The cheapest scorer without a significant difference from the best (big) is small, at 4 % of its cost."
+    )
     assert "(big) is small." in str(cheapest_not_worse({"small": 8.0, "length": 0.1}, values, found))
     alone = cheapest_not_worse({"big": 2.0, "small": 8.0, "length": 0.1}, values, found)
-    assert alone == "big is the best, and no cheaper scorer is level with it."
+    assert alone == "big is the best scorer and also the cheapest without a significant difference from it."
     assert cheapest_not_worse({"length": 0.1}, values, found) is None
     assert cheapest_not_worse({}, {}, ()) is None

@@ -1,46 +1,46 @@
-// Charts as SVG, drawn to the width they have. Each is a figure with the same numbers as a table under it.
+// Charts as SVG, drawn to the available width. Each is a figure with its numbers in a table below.
 
-const MARKS = 6; // shapes beside colours: no chart is read by colour alone
+const MARKS = 6; // shapes, so that no chart depends on colour alone
 
-/** A figure: `draw(width)` gives the SVG, and is called again when the page's width changes. */
+/** A figure. `draw(width)` returns the SVG and is called again when the page's width changes. */
 function figure(title, caption, draw, table, wide = true) {
   const stage = el("div", { class: "stage" });
-  const made = el(
+  const element = el(
     "figure",
     { class: wide ? "wide" : "half" },
     el("figcaption", {}, el("strong", {}, title), caption ? el("span", {}, " ", caption) : null),
     stage,
     table ? el("details", { class: "as-table" }, el("summary", {}, "As a table"), table) : null,
   );
-  redrawn.set(stage, () => stage.replaceChildren(draw(Math.max(280, stage.clientWidth || 640))));
-  return made;
+  drawFunctions.set(stage, () => stage.replaceChildren(draw(Math.max(280, stage.clientWidth || 640))));
+  return element;
 }
 
-const redrawn = new Map();
+const drawFunctions = new Map(); // by the element that the chart is in
 
-/** Draw what stands in the page, and forget what was taken out of it. */
+/** Draw the charts that are in the page, and forget those that were removed. */
 function drawAll() {
-  for (const [stage, draw] of redrawn) {
+  for (const [stage, draw] of drawFunctions) {
     if (stage.isConnected) draw();
-    else redrawn.delete(stage);
+    else drawFunctions.delete(stage);
   }
 }
 
-function canvas(width, height, name, ...inside) {
+function svgRoot(width, height, name, ...inside) {
   return sv("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": name }, ...inside);
 }
 
-/** Round ticks over a range, about `wanted` of them. */
-function ticks(low, high, wanted) {
-  const rough = (high - low) / wanted || 1;
+/** About `target` round ticks over a range. */
+function ticks(low, high, target) {
+  const rough = (high - low) / target || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((m) => m * power >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(Number((i * step).toPrecision(12)));
-  return found;
+  const values = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) values.push(Number((i * step).toPrecision(12)));
+  return values;
 }
 
-/** A scorer's mark at (x, y): its colour and its shape. */
+/** A scorer's mark at (x, y), in its colour and shape. */
 function mark(scorer, x, y, size = 4.5) {
   const shape = scorer % MARKS;
   const at = (points) => points.map(([dx, dy]) => `${x + dx * size},${y + dy * size}`).join(" ");
@@ -57,8 +57,8 @@ function mark(scorer, x, y, size = 4.5) {
 }
 
 /**
- * Values with their intervals, one line each. `rows`: {label, scorer, number, group}; a group's name stands once,
- * over its lines. A wide faint bar is what failures leave open, from all of them wrong to all of them right.
+ * A forest plot. `rows`: {label, scorer, number, group}; a group's name is shown once, above its rows. A wide faint
+ * bar spans the values between all failures counted as wrong and all counted as right.
  */
 function forest(name, metric, rows, width) {
   const unit = unitOf(metric);
@@ -66,13 +66,13 @@ function forest(name, metric, rows, width) {
   const left = narrow ? 8 : Math.min(260, width * 0.3);
   const right = narrow ? 8 : 148;
   const height = narrow ? 34 : 24;
-  const found = rows.filter((row) => row.number && row.number.value !== undefined);
-  const edges = found.flatMap(({ number: n }) => [n.value, n.low, n.high, n.worst, n.best]).filter((v) => typeof v === "number");
+  const withValue = rows.filter((row) => row.number && row.number.value !== undefined);
+  const edges = withValue.flatMap(({ number: n }) => [n.value, n.low, n.high, n.worst, n.best]).filter((v) => typeof v === "number");
   let low = Math.min(...edges);
   let high = Math.max(...edges);
-  const room = (high - low) * 0.06 || 0.05;
-  low = unit.share && low >= 0 ? Math.max(0, low - room) : low - room;
-  high = unit.share && high <= 1 ? Math.min(1, high + room) : high + room;
+  const margin = (high - low) * 0.06 || 0.05;
+  low = unit.share && low >= 0 ? Math.max(0, low - margin) : low - margin;
+  high = unit.share && high <= 1 ? Math.min(1, high + margin) : high + margin;
   const x = (v) => left + ((v - low) / (high - low)) * (width - left - right);
   const lines = [];
   let y = 8;
@@ -80,28 +80,28 @@ function forest(name, metric, rows, width) {
   for (const row of rows) {
     if (row.group && row.group !== group) {
       y += 20;
-      lines.push(sv("text", { class: "group", x: narrow ? 8 : 0, y: y - 4 }, short(row.group, 60)));
+      lines.push(sv("text", { class: "group", x: narrow ? 8 : 0, y: y - 4 }, truncate(row.group, 60)));
       group = row.group;
     }
     const middle = y + (narrow ? 24 : height / 2);
     const n = row.number;
-    const has = n && n.value !== undefined;
-    const told = has ? withInterval(n) : NONE;
+    const hasValue = n && n.value !== undefined;
+    const value = hasValue ? withInterval(n) : NONE;
     lines.push(
       sv("text", { class: "label", x: narrow ? 8 : left - 12, y: narrow ? y + 12 : middle + 4, "text-anchor": narrow ? "start" : "end" },
-        short(row.label, narrow ? 28 : Math.floor(left / 7.2)), sv("title", {}, row.label)),
-      sv("text", { class: "figures", x: width - (narrow ? 8 : 0), y: narrow ? y + 12 : middle + 4, "text-anchor": "end" }, told),
+        truncate(row.label, narrow ? 28 : Math.floor(left / 7.2)), sv("title", {}, row.label)),
+      sv("text", { class: "figures", x: width - (narrow ? 8 : 0), y: narrow ? y + 12 : middle + 4, "text-anchor": "end" }, value),
     );
-    if (has) {
-      const whole = sv("g", {}, sv("title", {}, `${row.label}: ${told}`));
+    if (hasValue) {
+      const glyph = sv("g", {}, sv("title", {}, `${row.label}: ${value}`));
       if (n.worst !== undefined && n.best !== undefined && n.best > n.worst) {
-        whole.append(sv("line", { class: "bounds", x1: x(n.worst), x2: x(n.best), y1: middle, y2: middle }));
+        glyph.append(sv("line", { class: "bounds", x1: x(n.worst), x2: x(n.best), y1: middle, y2: middle }));
       }
       if (n.low !== undefined && n.high !== undefined) {
-        whole.append(sv("line", { class: `whisker s${row.scorer % 8}`, x1: x(n.low), x2: x(n.high), y1: middle, y2: middle }));
+        glyph.append(sv("line", { class: `whisker s${row.scorer % 8}`, x1: x(n.low), x2: x(n.high), y1: middle, y2: middle }));
       }
-      whole.append(mark(row.scorer, x(n.value), middle));
-      lines.push(whole);
+      glyph.append(mark(row.scorer, x(n.value), middle));
+      lines.push(glyph);
     }
     y += height;
   }
@@ -109,10 +109,10 @@ function forest(name, metric, rows, width) {
     sv("line", { class: unit.share && t === 0.5 ? "grid half-way" : "grid", x1: x(t), x2: x(t), y1: 4, y2: y + 2 }),
     sv("text", { class: "tick", x: x(t), y: y + 18, "text-anchor": "middle" }, unit.axis(t)),
   ]);
-  return canvas(width, y + 26, name, grid, lines);
+  return svgRoot(width, y + 26, name, grid, lines);
 }
 
-/** Reliability: mean confidence against the share that was right; the bigger a point, the more rows. */
+/** A reliability diagram: accuracy by mean confidence. The area of a point grows with its rows. */
 function reliability(name, scorer, curves, width) {
   const size = Math.min(width, 300);
   const pad = { left: 44, right: 12, top: 10, bottom: 40 };
@@ -129,22 +129,22 @@ function reliability(name, scorer, curves, width) {
     sv("text", { class: "tick", x: x(floor) - 6, y: y(t) + 4, "text-anchor": "end" }, fixed(t * 100, 0)),
   ]);
   inside.push(sv("line", { class: "diagonal", x1: x(floor), y1: y(floor), x2: x(1), y2: y(1) }));
-  Object.entries(curves).forEach(([curve, points], place, all) => {
-    const last = place === all.length - 1;
-    const cls = `curve s${scorer % 8}${last ? "" : " before"}`;
+  Object.entries(curves).forEach(([curve, points], index, all) => {
+    const isLast = index === all.length - 1;
+    const cls = `curve s${scorer % 8}${isLast ? "" : " before"}`;
     inside.push(sv("polyline", { class: cls, points: points.map((b) => `${x(b.confidence)},${y(b.accuracy)}`).join(" ") }));
     for (const b of points) {
-      const told = `${curve}: confidence ${fixed(b.confidence * 100, 1)} %, right ${fixed(b.accuracy * 100, 1)} %, ${b.rows} rows`;
+      const title = `${curve}: confidence ${fixed(b.confidence * 100, 1)} %, accuracy ${fixed(b.accuracy * 100, 1)} %, ${b.rows} rows`;
       const r = 2.5 + 5 * Math.sqrt(b.rows / most);
-      inside.push(sv("circle", { class: `bin s${scorer % 8}${last ? "" : " before"}`, cx: x(b.confidence), cy: y(b.accuracy), r }, sv("title", {}, told)));
+      inside.push(sv("circle", { class: `bin s${scorer % 8}${isLast ? "" : " before"}`, cx: x(b.confidence), cy: y(b.accuracy), r }, sv("title", {}, title)));
     }
   });
   inside.push(sv("text", { class: "axis", x: x((1 + floor) / 2), y: size - 6, "text-anchor": "middle" }, "confidence, %"));
-  inside.push(sv("text", { class: "axis", x: -y((1 + floor) / 2), y: 12, transform: "rotate(-90)", "text-anchor": "middle" }, "right, %"));
-  return canvas(size, size, name, inside);
+  inside.push(sv("text", { class: "axis", x: -y((1 + floor) / 2), y: 12, transform: "rotate(-90)", "text-anchor": "middle" }, "accuracy, %"));
+  return svgRoot(size, size, name, inside);
 }
 
-/** The points that nothing beats at their cost or less, from cheap to dear. */
+/** The points that no other point of equal or lower cost exceeds, by increasing cost. */
 function paretoFront(points) {
   let best = -Infinity;
   return [...points]
@@ -152,7 +152,7 @@ function paretoFront(points) {
     .filter((p) => p.value > best && ((best = p.value), true));
 }
 
-/** Value against cost on a log axis; what costs nothing stands apart on the left. `points`: {label, scorer, cost, value, number}. */
+/** Value by cost on a log axis, with points of no cost apart on the left. `points`: {label, scorer, cost, value, number, shown}. */
 function costChart(name, metric, axis, points, width) {
   const unit = unitOf(metric);
   const height = 300;
@@ -164,9 +164,9 @@ function costChart(name, metric, axis, points, width) {
   const to = paid.length ? Math.ceil(Math.max(...paid) + 0.1) : 1;
   if (from === to) from -= 1;
   const edges = points.flatMap((p) => [p.value, p.number.low, p.number.high]).filter((v) => typeof v === "number");
-  const room = (Math.max(...edges) - Math.min(...edges)) * 0.1 || 0.05;
-  const low = Math.min(...edges) - room;
-  const high = Math.max(...edges) + room;
+  const margin = (Math.max(...edges) - Math.min(...edges)) * 0.1 || 0.05;
+  const low = Math.min(...edges) - margin;
+  const high = Math.max(...edges) + margin;
   const x = (cost) => (cost > 0 ? start + ((Math.log10(cost) - from) / (to - from)) * (width - start - pad.right) : pad.left + 16);
   const y = (v) => height - pad.bottom - ((v - low) / (high - low)) * (height - pad.top - pad.bottom);
   const inside = ticks(low, high, 5).flatMap((t) => [
@@ -183,27 +183,27 @@ function costChart(name, metric, axis, points, width) {
   const front = paretoFront(points);
   const steps = front.map((p, i) => (i ? `L${x(p.cost)},${y(front[i - 1].value)} ` : "M") + (i ? "L" : "") + `${x(p.cost)},${y(p.value)}`);
   if (front.length) inside.push(sv("path", { class: "front", d: steps.join(" ") + ` L${width - pad.right},${y(front.at(-1).value)}` }));
-  const taken = []; // where names stand already
+  const labelBoxes = []; // of the labels placed so far
   for (const p of points) {
-    const told = `${p.label}: ${withInterval(p.number)} at ${p.shown}`;
-    const whole = sv("g", {}, sv("title", {}, told));
-    if (p.number.low !== undefined) whole.append(sv("line", { class: `whisker s${p.scorer % 8}`, x1: x(p.cost), x2: x(p.cost), y1: y(p.number.low), y2: y(p.number.high) }));
-    whole.append(mark(p.scorer, x(p.cost), y(p.value), 5.5));
+    const title = `${p.label}: ${withInterval(p.number)} at ${p.shown}`;
+    const glyph = sv("g", {}, sv("title", {}, title));
+    if (p.number.low !== undefined) glyph.append(sv("line", { class: `whisker s${p.scorer % 8}`, x1: x(p.cost), x2: x(p.cost), y1: y(p.number.low), y2: y(p.number.high) }));
+    glyph.append(mark(p.scorer, x(p.cost), y(p.value), 5.5));
     const flip = x(p.cost) > width * 0.62;
-    const label = short(p.label, 26);
+    const label = truncate(p.label, 26);
     const from = flip ? x(p.cost) - 10 - label.length * 6.6 : x(p.cost) + 10;
-    const place = { from, to: from + label.length * 6.6 };
-    const free = (dy) => taken.every((t) => t.to < place.from || t.from > place.to || Math.abs(t.y - y(p.value) - dy) > 13);
-    place.y = y(p.value) + ([-7, 16, -21, 30, -35].find(free) ?? -7);
-    taken.push(place);
-    whole.append(sv("text", { class: "label", x: x(p.cost) + (flip ? -10 : 10), y: place.y, "text-anchor": flip ? "end" : "start" }, label));
-    inside.push(whole);
+    const box = { from, to: from + label.length * 6.6 };
+    const isFree = (dy) => labelBoxes.every((t) => t.to < box.from || t.from > box.to || Math.abs(t.y - y(p.value) - dy) > 13);
+    box.y = y(p.value) + ([-7, 16, -21, 30, -35].find(isFree) ?? -7);
+    labelBoxes.push(box);
+    glyph.append(sv("text", { class: "label", x: x(p.cost) + (flip ? -10 : 10), y: box.y, "text-anchor": flip ? "end" : "start" }, label));
+    inside.push(glyph);
   }
   inside.push(sv("text", { class: "axis", x: (start + width - pad.right) / 2, y: height - 6, "text-anchor": "middle" }, axis));
-  return canvas(width, height, name, inside);
+  return svgRoot(width, height, name, inside);
 }
 
-/** A value in a table's cell, small: interval and point on a common range. */
+/** A small chart for a table cell: point and interval on a common range. */
 function spark(number, scorer, low, high) {
   const x = (v) => 4 + ((v - low) / (high - low || 1)) * 92;
   return sv(

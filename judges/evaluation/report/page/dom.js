@@ -1,11 +1,11 @@
-// Elements, and how texts and numbers are shown. Texts get into the page as text nodes and in no other way.
+// Elements, and the formatting of texts and numbers. Texts enter the page only as text nodes.
 
 const byId = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 
-// What turns the reading direction, hides, or is no character: shown by its number. Joiners that scripts and
-// emoji need (U+200C, U+200D), tabs and line breaks stay.
-const HIDDEN = new RegExp(
+// Characters that are invisible, change the reading direction or are unassigned: shown by their code points. Joiners
+// that scripts and emoji need (U+200C, U+200D), tabs and line breaks stay.
+const INVISIBLE = new RegExp(
   "[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e" +
     "\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\ufffe\\uffff\\ud800-\\udfff\\u{e0000}-\\u{e007f}]",
   "gu",
@@ -15,54 +15,54 @@ function codePoint(character) {
   return "U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
 }
 
-/** A text for attributes and SVG: hidden characters by their numbers. */
-function plain(text) {
-  return String(text).replace(/\r\n/g, "\n").replace(HIDDEN, (c) => `[${codePoint(c)}]`);
+/** A text for attributes and SVG, with invisible characters replaced by their code points. */
+function escapeInvisible(text) {
+  return String(text).replace(/\r\n/g, "\n").replace(INVISIBLE, (c) => `[${codePoint(c)}]`);
 }
 
-/** A text as nodes: hidden characters stand out. */
+/** A text as nodes, with invisible characters marked. */
 function textNodes(text) {
-  const whole = document.createDocumentFragment();
+  const fragment = document.createDocumentFragment();
   const source = String(text).replace(/\r\n/g, "\n");
-  let done = 0;
-  for (const found of source.matchAll(HIDDEN)) {
-    whole.append(source.slice(done, found.index));
+  let end = 0;
+  for (const match of source.matchAll(INVISIBLE)) {
+    fragment.append(source.slice(end, match.index));
     const mark = document.createElement("span");
     mark.className = "hidden-character";
-    mark.title = "a character that would not be seen";
-    mark.textContent = codePoint(found[0]);
-    whole.append(mark);
-    done = found.index + found[0].length;
+    mark.title = "an invisible character";
+    mark.textContent = codePoint(match[0]);
+    fragment.append(mark);
+    end = match.index + match[0].length;
   }
-  whole.append(source.slice(done));
-  return whole;
+  fragment.append(source.slice(end));
+  return fragment;
 }
 
 /** An element. `props` are attributes; `on` holds listeners; children are nodes, texts, or nothing. */
 function el(tag, props = {}, ...children) {
-  const made = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
-    if (name === "on") for (const [event, act] of Object.entries(value)) made.addEventListener(event, act);
-    else if (value === true) made.setAttribute(name, "");
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, plain(value));
+    if (name === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, escapeInvisible(value));
   }
   for (const child of children.flat()) {
     if (child === null || child === undefined || child === false) continue;
-    made.append(child instanceof Node ? child : textNodes(child));
+    element.append(child instanceof Node ? child : textNodes(child));
   }
-  return made;
+  return element;
 }
 
 /** An SVG element; children as in `el`. */
 function sv(tag, props = {}, ...children) {
-  const made = document.createElementNS(SVG, tag);
+  const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(props)) {
-    if (value !== null && value !== undefined) made.setAttribute(name, plain(value));
+    if (value !== null && value !== undefined) element.setAttribute(name, escapeInvisible(value));
   }
   for (const child of children.flat()) {
-    if (child !== null && child !== undefined) made.append(child instanceof Node ? child : plain(child));
+    if (child !== null && child !== undefined) element.append(child instanceof Node ? child : escapeInvisible(child));
   }
-  return made;
+  return element;
 }
 
 const MINUS = "\u2212";
@@ -76,7 +76,7 @@ function count(value) {
   return Math.round(value).toLocaleString("en");
 }
 
-/** How a metric's values are shown: shares in per cent. */
+/** The number format of a metric: shares are shown in per cent. */
 function unitOf(metric) {
   const share = SHARES.has(metric);
   return {
@@ -100,18 +100,18 @@ function withInterval(number) {
 
 const seconds = (s) => (s >= 100 ? count(s) : fixed(s, 1));
 
-/** Short enough for a chart's label. */
-function short(text, length) {
-  const shown = plain(text);
-  const letters = Array.from(shown);
-  return letters.length <= length ? shown : letters.slice(0, length - 1).join("") + "…";
+/** A text cut to `length` characters. */
+function truncate(text, length) {
+  const visible = escapeInvisible(text);
+  const characters = Array.from(visible);
+  return characters.length <= length ? visible : characters.slice(0, length - 1).join("") + "…";
 }
 
-/** A call that waits until it was not called for a while. */
-function calm(act, wait) {
+/** A function that calls `callback` once it has not been called for `wait` milliseconds. */
+function debounce(callback, wait) {
   let timer = 0;
-  return (...given) => {
+  return (...args) => {
     clearTimeout(timer);
-    timer = setTimeout(() => act(...given), wait);
+    timer = setTimeout(() => callback(...args), wait);
   };
 }

@@ -1,13 +1,13 @@
-// One benchmark: its panels, each there only where its metrics are.
+// The panels of one benchmark. A panel is left out where the run has none of its metrics.
 
 const FAMILIES = [
-  ["position: ", "Position", "Does it matter which response was shown first? A judge without position bias is consistent, and has one accuracy in both orders."],
-  ["length: ", "Length", "How often the longer response wins, beside how often it should."],
-  ["style: ", "Style", "The same content, plain and dressed up."],
-  ["self-preference", "Self-preference", "What a judge gives to responses of its own model, beyond what they earned."],
-  ["author: ", "By author", "Preference for each author's responses, beyond how often they are right."],
-  ["attack: ", "Attacks", "How often a losing response wins once it tries to take the judge over."],
-  ["stability", "Stability", "The same scorer, once more."],
+  ["position: ", "Position", "Whether the order of the responses matters. A judge without position bias is consistent and equally accurate in both orders."],
+  ["length: ", "Length", "How often the longer response wins, and how often it should."],
+  ["style: ", "Style", "The same content in plain and in elaborate style."],
+  ["self-preference", "Self-preference", "How far a judge prefers responses of its own model beyond their quality."],
+  ["author: ", "By author", "Preference for each author's responses beyond how often they are right."],
+  ["attack: ", "Attacks", "How often a losing response wins once it attempts to manipulate the judge."],
+  ["stability", "Stability", "Agreement of a scorer with a second run of itself."],
 ];
 
 const resultsOf = (benchmark) => RUN.results.map((r, s) => ({ ...r, s })).filter((r) => r.benchmark === benchmark.name);
@@ -19,7 +19,7 @@ function panel(title, lead, ...inside) {
   return el("section", { class: "panel" }, el("h3", {}, title), lead ? el("p", { class: "lead" }, lead) : null, inside);
 }
 
-/** All panels of a benchmark. `explore(filters)` opens the judgments behind a cell. */
+/** All panels of a benchmark. `explore(filters)` shows the judgments of a cell. */
 function benchmarkPanels(benchmark, explore) {
   const results = resultsOf(benchmark);
   const facts = el(
@@ -29,9 +29,9 @@ function benchmarkPanels(benchmark, explore) {
     el("code", {}, benchmark.digest),
   );
   const differs = benchmark.differs.length
-    ? el("div", { class: "note" }, el("strong", {}, "Not the published set. "), `${benchmark.differs.join("; ")}.`)
+    ? el("div", { class: "note" }, el("strong", {}, "Differs from the published set. "), `${benchmark.differs.join("; ")}.`)
     : null;
-  if (!results.length) return [facts, differs, el("p", {}, "No scorer was run on it.")];
+  if (!results.length) return [facts, differs, el("p", {}, "No scorer was run on this benchmark.")];
   return [
     facts,
     differs,
@@ -52,7 +52,7 @@ const higherFirst = (a, b) => ((b.number && b.number.value) ?? -Infinity) - ((a.
 function numbersTable(title, rows) {
   return simpleTable(
     title,
-    ["", "value", "95 % interval", "rows", "left out", "worst case", "made by"],
+    ["", "value", "95 % interval", "rows", "left out", "worst case", "method"],
     rows.map(({ label, group, number: n }) => {
       const unit = unitOf(n ? n.metric : "");
       return [
@@ -73,29 +73,29 @@ function forestPanel(benchmark, results) {
   const [metric, section] = results[0].headline;
   const title = `${benchmark.title}: ${section || metric}`;
   const failing = rows.some(({ number: n }) => n && n.worst !== undefined && n.best > n.worst);
-  const caption = "Point and 95 % interval." + (failing ? " The wide faint bar is what failures leave open, from all of them wrong to all right." : "");
-  const drawn = rows.some(({ number: n }) => n && n.value !== undefined);
+  const caption = "Point and 95 % interval." + (failing ? " The wide faint bar spans the values between all failures counted as wrong and all counted as right." : "");
+  const hasValue = rows.some(({ number: n }) => n && n.value !== undefined);
   return panel(
-    "How good",
+    "Headline number",
     null,
-    drawn ? figure(title, caption, (width) => forest(title, metric, rows, width), numbersTable(title, rows)) : numbersTable(title, rows),
+    hasValue ? figure(title, caption, (width) => forest(title, metric, rows, width), numbersTable(title, rows)) : numbersTable(title, rows),
   );
 }
 
 function shownLabel(result) {
-  return result.published ? `${result.label} (judged elsewhere)` : result.label;
+  return result.published ? `${result.label} (made elsewhere)` : result.label;
 }
 
 function contrastPanel(benchmark) {
   const found = RUN.contrasts.filter((c) => c.benchmark === benchmark.name);
   if (!found.length) return null;
   const p = (v) => (v === null || v === undefined ? NONE : v < 0.001 ? "< 0.001" : fixed(v, 3));
-  const head = ["first against second", "difference, points", "95 % interval", "p, Holm", "p, McNemar", "p, bootstrap", "more pairs"];
+  const head = ["first vs second", "difference, points", "95 % interval", "p, Holm", "p, McNemar", "p, bootstrap", "more rows needed"];
   const table = simpleTable(
-    "Contrasts",
+    "Pairwise comparisons",
     head,
     found.map((c) => [
-      `${c.first} against ${c.second}`,
+      `${c.first} vs ${c.second}`,
       fixed(c.difference * 100, 1),
       `${fixed(c.low * 100, 1)} to ${fixed(c.high * 100, 1)}`,
       p(c.p_holm),
@@ -105,19 +105,19 @@ function contrastPanel(benchmark) {
     ]),
   );
   return panel(
-    "Who beats whom",
-    "Scorer against scorer on the same rows; p-values corrected for the number of contrasts (Holm).",
-    el("ul", { class: "sentences two" }, found.map((c) => el("li", { class: c.p_holm < 0.05 ? "told-apart" : "open" }, c.words))),
+    "Pairwise comparisons",
+    "Scorers compared on the same rows, with p-values corrected for the number of comparisons (Holm).",
+    el("ul", { class: "sentences two" }, found.map((c) => el("li", { class: c.p_holm < 0.05 ? "significant" : null }, c.words))),
     el("details", { class: "as-table" }, el("summary", {}, "As a table"), table),
   );
 }
 
-/** The metrics that have sections, each with its sections in the order they came. */
-function sectioned(results, wanted) {
+/** [metric, sections] of the metrics that have sections and pass `include`, in the order of the run. */
+function metricsBySection(results, include) {
   const found = new Map();
   for (const r of results) {
     for (const n of r.numbers) {
-      if (!n.section || !wanted(n.metric)) continue;
+      if (!n.section || !include(n.metric)) continue;
       if (!found.has(n.metric)) found.set(n.metric, new Set());
       found.get(n.metric).add(n.section);
     }
@@ -128,31 +128,31 @@ function sectioned(results, wanted) {
 const inFamily = (metric) => FAMILIES.some(([prefix]) => metric.startsWith(prefix)) || metric.startsWith("model ");
 
 function subsetPanel(benchmark, results, explore) {
-  const metrics = sectioned(results, (metric) => !inFamily(metric));
+  const metrics = metricsBySection(results, (metric) => !inFamily(metric));
   if (!metrics.length) return null;
   const subsets = new Set(EXPLORER.items.filter((i) => RUN.benchmarks[i.b].name === benchmark.name).map((i) => i.subset));
-  const place = el("div");
+  const container = el("div");
   const names = results.map(shownLabel);
-  const show = (which) => {
-    const [metric, sections] = metrics[which];
+  const draw = (index) => {
+    const [metric, sections] = metrics[index];
     const open = sections.some((s) => subsets.has(s))
       ? (r, c) => explore({ benchmark: benchmark.name, subset: subsets.has(sections[r]) ? sections[r] : "", scorer: results[c].label })
       : null;
-    place.replaceChildren(
+    container.replaceChildren(
       heatMap(`${metric}, by part`, "part", sections, names, (r, c) => numberOf(results[c], metric, sections[r]), open),
     );
   };
   const choice = el(
     "select",
-    { id: "subset-metric", on: { change: (event) => show(Number(event.target.value)) } },
-    metrics.map(([metric], which) => el("option", { value: which }, metric)),
+    { id: "subset-metric", on: { change: (event) => draw(Number(event.target.value)) } },
+    metrics.map(([metric], index) => el("option", { value: index }, metric)),
   );
-  show(0);
+  draw(0);
   return panel(
     "Subsets and sections",
-    "A cell opens its judgments. Hold the pointer over one for its interval.",
+    "Click a cell to see its judgments; hover over it for its interval.",
     metrics.length > 1 ? el("p", {}, el("label", { for: "subset-metric" }, "Metric "), choice) : null,
-    place,
+    container,
   );
 }
 
@@ -161,7 +161,7 @@ const tokensOf = (r) => r.usage.prompt_tokens + r.usage.generated_tokens;
 function costPanel(results) {
   const measured = results.filter((r) => !r.published && mainOf(r) && mainOf(r).value !== undefined);
   if (measured.length < 2) return null;
-  const left = results.length - measured.length;
+  const omitted = results.length - measured.length;
   const chart = (title, axis, cost, shown) => {
     const points = measured.map((r) => ({
       label: r.label, scorer: scorerOf(r), number: mainOf(r), value: mainOf(r).value, cost: cost(r), shown: shown(cost(r)),
@@ -172,14 +172,14 @@ function costPanel(results) {
     return figure(title, null, (width) => costChart(title, measured[0].headline[0], axis, points, width), table, false);
   };
   return panel(
-    "What it costs",
-    "The line is the Pareto front: nothing below it is both as cheap and as good." +
-      (left ? ` ${left} not shown: judged elsewhere, or without a number.` : ""),
+    "Cost",
+    "The line is the Pareto front: a scorer on it is better than every scorer that costs as much or less." +
+      (omitted ? ` ${omitted} not shown: made elsewhere, or without a value.` : ""),
     el(
       "div",
       { class: "side-by-side" },
       chart("Tokens", "tokens, prompt and generated", tokensOf, (v) => `${count(v)} tokens`),
-      chart("Time", "seconds of judging", (r) => r.seconds, (v) => `${seconds(v)} s`),
+      chart("Time", "seconds", (r) => r.seconds, (v) => `${seconds(v)} s`),
     ),
   );
 }
@@ -187,8 +187,8 @@ function costPanel(results) {
 function calibrationPanel(results) {
   const drawn = results.filter((r) => Object.values(r.curves).some((bins) => bins.length));
   if (!drawn.length) return null;
-  const wanted = (metric) => /^(ece|brier|log loss|temperature)/.test(metric);
-  const metrics = [...new Set(drawn.flatMap((r) => r.numbers.map((n) => n.metric).filter(wanted)))];
+  const isCalibration = (metric) => /^(ece|brier|log loss|temperature)/.test(metric);
+  const metrics = [...new Set(drawn.flatMap((r) => r.numbers.map((n) => n.metric).filter(isCalibration)))];
   const numbers = metrics.length
     ? simpleTable("Calibration", ["", ...drawn.map(shownLabel)], metrics.map((m) => [m, ...drawn.map((r) => withInterval(numberOf(r, m)))]))
     : null;
@@ -198,26 +198,26 @@ function calibrationPanel(results) {
       bins.map((b) => [curve, fixed(b.confidence * 100, 1), fixed(b.accuracy * 100, 1), count(b.rows)]),
     );
     const title = shownLabel(r);
-    const table = simpleTable(title, ["curve", "confidence, %", "right, %", "rows"], rows);
+    const table = simpleTable(title, ["curve", "confidence, %", "accuracy, %", "rows"], rows);
     return figure(title, null, (width) => reliability(`${title}: reliability`, scorerOf(r), curves, width), table, false);
   });
   const names = [...new Set(drawn.flatMap((r) => Object.keys(r.curves)))];
-  const lines = names.length > 1 ? ` Full line: ${names.at(-1)}; dotted: ${names.slice(0, -1).join(", ")}.` : "";
+  const lines = names.length > 1 ? ` Solid line: ${names.at(-1)}; dotted: ${names.slice(0, -1).join(", ")}.` : "";
   return panel(
     "Calibration",
-    "On the diagonal, a scorer is right as often as it is sure. Bigger points stand for more rows." + lines,
+    "On the diagonal, accuracy equals confidence. Larger points have more rows." + lines,
     el("div", { class: "small-multiples" }, charts),
     numbers,
   );
 }
 
-/** Metrics that begin alike: those of the whole as dots with intervals, those with sections as a heat map. */
+/** The metrics with a common prefix: overall values as forest plots, values by section as heat maps. */
 function familyPanel(prefix, title, lead, results) {
-  const mine = (metric) => metric.startsWith(prefix);
-  const whole = [...new Set(results.flatMap((r) => r.numbers.filter((n) => mine(n.metric) && !n.section).map((n) => n.metric)))];
-  const parts = sectioned(results, mine);
-  if (!whole.length && !parts.length) return null;
-  const charts = whole.map((metric) => {
+  const inPrefix = (metric) => metric.startsWith(prefix);
+  const overall = [...new Set(results.flatMap((r) => r.numbers.filter((n) => inPrefix(n.metric) && !n.section).map((n) => n.metric)))];
+  const parts = metricsBySection(results, inPrefix);
+  if (!overall.length && !parts.length) return null;
+  const charts = overall.map((metric) => {
     const rows = results.map((r) => ({ label: shownLabel(r), scorer: scorerOf(r), number: numberOf(r, metric) })).filter((row) => row.number);
     const name = metric.slice(prefix.endsWith(" ") ? prefix.length : 0);
     if (!rows.some((row) => row.number.value !== undefined)) return numbersTable(name, rows);
@@ -233,7 +233,7 @@ function familyPanel(prefix, title, lead, results) {
   );
 }
 
-/** Models ranked by each scorer's verdicts. */
+/** Bradley–Terry strengths of the models by each scorer's verdicts. */
 function strengthPanel(results) {
   const rows = results.flatMap((r) =>
     r.numbers
@@ -243,14 +243,14 @@ function strengthPanel(results) {
   if (!rows.length) return null;
   const title = "Bradley–Terry strengths";
   return panel(
-    "Models ranked by the verdicts",
+    "Models ranked by verdicts",
     "One list for each scorer.",
     figure(title, "with their intervals", (width) => forest(title, "model strength", rows, width), numbersTable(title, rows)),
   );
 }
 
-/** "A | B" for two labels of the run; labels may hold the bar themselves. */
-function bothOf(section, labels) {
+/** The labels of a section "A | B", or null. A label may contain the bar itself. */
+function splitLabels(section, labels) {
   for (const first of labels) {
     const rest = section.startsWith(`${first} | `) ? section.slice(first.length + 3) : null;
     if (rest !== null && labels.includes(rest)) return [first, rest];
@@ -263,31 +263,30 @@ function agreementPanel(benchmark) {
   if (!numbers.length) return null;
   const labels = SCORERS;
   const metrics = [...new Set(numbers.map((n) => n.metric))];
-  const made = metrics.map((metric) => {
-    const mine = numbers.filter((n) => n.metric === metric);
+  const parts = metrics.map((metric) => {
     const pairs = new Map();
     const rest = [];
-    for (const n of mine) {
-      const both = bothOf(n.section, labels);
-      if (both) for (const key of [both, [both[1], both[0]]]) pairs.set(JSON.stringify(key), n);
+    for (const n of numbers.filter((number) => number.metric === metric)) {
+      const pair = splitLabels(n.section, labels);
+      if (pair) for (const key of [pair, [pair[1], pair[0]]]) pairs.set(JSON.stringify(key), n);
       else rest.push({ label: n.section || "all", number: n });
     }
-    const there = labels.filter((l) => labels.some((m) => pairs.has(JSON.stringify([l, m]))));
+    const present = labels.filter((l) => labels.some((m) => pairs.has(JSON.stringify([l, m]))));
     const title = metric.replace(/^agreement: /, "");
     return [
-      there.length ? heatMap(title, "", there, there, (r, c) => pairs.get(JSON.stringify([there[r], there[c]])) || null) : null,
+      present.length ? heatMap(title, "", present, present, (r, c) => pairs.get(JSON.stringify([present[r], present[c]])) || null) : null,
       rest.length ? numbersTable(title, rest) : null,
     ];
   });
-  return panel("Agreement between scorers", "How far two scorers say the same of the same rows, right or wrong.", el("div", { class: "side-by-side" }, made.map((m) => el("div", { class: "half" }, m))));
+  return panel("Agreement between scorers", "How far two scorers agree on the same rows, whether right or wrong.", el("div", { class: "side-by-side" }, parts.map((part) => el("div", { class: "half" }, part))));
 }
 
-/** Every number there is, by name: a table made when it is opened. */
+/** A searchable table of all numbers, built when it is opened. */
 function allNumbers(results) {
   const keys = new Map();
   for (const r of results) for (const n of r.numbers) keys.set(JSON.stringify([n.metric, n.section]), [n.metric, n.section]);
-  const place = el("div");
-  const show = (search) => {
+  const container = el("div");
+  const draw = (search) => {
     const rows = [...keys.values()].filter((key) => key.join(" ").toLowerCase().includes(search.toLowerCase()));
     const cells = rows.map(([metric, section]) => [
       section ? `${metric}: ${section}` : metric,
@@ -296,16 +295,16 @@ function allNumbers(results) {
         return n && n.value === undefined && n.note ? el("span", { class: "why" }, n.note) : withInterval(n);
       }),
     ]);
-    place.replaceChildren(simpleTable("All numbers", ["metric", ...results.map(shownLabel)], cells));
+    container.replaceChildren(simpleTable("All numbers", ["metric", ...results.map(shownLabel)], cells));
   };
-  const input = el("input", { type: "search", id: "all-numbers-search", on: { input: calm((event) => show(event.target.value), 120) } });
-  const whole = el(
+  const input = el("input", { type: "search", id: "all-numbers-search", on: { input: debounce((event) => draw(event.target.value), 120) } });
+  const details = el(
     "details",
     { class: "panel all-numbers" },
     el("summary", {}, `All ${count(keys.size)} numbers`),
     el("p", {}, el("label", { for: "all-numbers-search" }, "Find a metric "), input),
-    place,
+    container,
   );
-  whole.addEventListener("toggle", () => whole.open && !place.firstChild && show(""));
-  return whole;
+  details.addEventListener("toggle", () => details.open && !container.firstChild && draw(""));
+  return details;
 }

@@ -1,24 +1,24 @@
-// Tables: sortable ones, and heat maps, which are tables with coloured cells.
+// Tables: plain, sortable, and heat maps.
 
 /**
- * A table to sort. `columns`: {name, sort, cell, text}: `sort(row)` is a number or text to order by (null last),
- * `cell(row)` what is shown. Rows stand as they came until a head is clicked. `apart` rows stay below the others under
- * the heading `apartName`, whatever the order.
+ * A sortable table. `columns`: {name, title, text, sort, cell}, where `sort(row)` is the number or text to order by
+ * (null last) and `cell(row)` the content. Rows keep their order until a header is clicked. The `apart` rows stay below
+ * the others in every order, under the heading `apartName`.
  */
 function sortable(caption, columns, rows, { apart = [], apartName = "" } = {}) {
   const body = el("tbody");
-  const heads = columns.map((column, place) => {
-    const button = el("button", { type: "button", class: "sort", on: { click: () => turn(place) } }, column.name);
+  const heads = columns.map((column, index) => {
+    const button = el("button", { type: "button", class: "sort", on: { click: () => sortBy(index) } }, column.name);
     return el("th", { scope: "col", class: column.text ? null : "number", title: column.title }, button);
   });
-  let order = { place: null, up: false };
+  let order = { index: null, ascending: false };
 
-  function line(row) {
+  function tableRow(row) {
     return el(
       "tr",
       {},
-      columns.map((column, place) =>
-        place === 0
+      columns.map((column, index) =>
+        index === 0
           ? el("th", { scope: "row" }, column.cell(row))
           : el("td", { class: column.text ? null : "number" }, column.cell(row)),
       ),
@@ -26,44 +26,44 @@ function sortable(caption, columns, rows, { apart = [], apartName = "" } = {}) {
   }
 
   function fill() {
-    const { place, up: rising } = order;
+    const { index, ascending } = order;
     const sorted = [...rows];
-    if (place !== null) sorted.sort((a, b) => compare(columns[place].sort(a), columns[place].sort(b), rising));
-    body.replaceChildren(...sorted.map(line));
+    if (index !== null) sorted.sort((a, b) => compare(columns[index].sort(a), columns[index].sort(b), ascending));
+    body.replaceChildren(...sorted.map(tableRow));
     heads.forEach((head, i) => {
-      if (i === place) head.setAttribute("aria-sort", rising ? "ascending" : "descending");
+      if (i === index) head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
       else head.removeAttribute("aria-sort");
     });
   }
 
-  function turn(place) {
-    const rising = order.place === place ? !order.up : Boolean(columns[place].text);
-    order = { place, up: rising };
+  function sortBy(index) {
+    const ascending = order.index === index ? !order.ascending : Boolean(columns[index].text);
+    order = { index, ascending };
     fill();
   }
 
   fill();
   const table = el("table", { class: "sortable" }, el("caption", {}, caption), el("thead", {}, el("tr", {}, heads)), body);
   if (apart.length) {
-    const over = el("tr", {}, el("th", { scope: "rowgroup", colspan: columns.length, class: "apart" }, apartName));
-    table.append(el("tbody", { class: "published" }, over, apart.map(line)));
+    const heading = el("tr", {}, el("th", { scope: "rowgroup", colspan: columns.length, class: "apart" }, apartName));
+    table.append(el("tbody", { class: "published" }, heading, apart.map(tableRow)));
   }
   return scrolling(caption, table);
 }
 
-function compare(a, b, rising) {
-  const none = (v) => v === null || v === undefined;
-  if (none(a) || none(b)) return none(a) - none(b);
+function compare(a, b, ascending) {
+  const isMissing = (v) => v === null || v === undefined;
+  if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b);
   const sign = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en");
-  return rising ? sign : -sign;
+  return ascending ? sign : -sign;
 }
 
-/** What may be wider than the page scrolls by itself, with the keyboard too. */
+/** A region that scrolls sideways, with the keyboard too, where its content is wider than the page. */
 function scrolling(name, inside) {
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, inside);
 }
 
-/** A plain table, the first cell of each row its head. */
+/** A plain table. The first cell of each row is its header. */
 function simpleTable(caption, head, rows) {
   return scrolling(
     caption,
@@ -88,8 +88,8 @@ function simpleTable(caption, head, rows) {
 }
 
 /**
- * A heat map. `rows` and `columns` are names; `at(r, c)` a Number or null. `choose(r, c)` opens what is behind a
- * cell, where there is something.
+ * A heat map. `rows` and `columns` are names, and `at(r, c)` is a metric value or null. `choose(r, c)` is called when a
+ * cell is clicked.
  */
 function heatMap(caption, corner, rows, columns, at, choose = null) {
   const found = rows.flatMap((_, r) => columns.map((__, c) => at(r, c))).filter((n) => n && n.value !== undefined);
@@ -100,15 +100,15 @@ function heatMap(caption, corner, rows, columns, at, choose = null) {
   const cell = (r, c) => {
     const number = at(r, c);
     if (!number || number.value === undefined) return el("td", { class: "number none", title: number && number.note }, NONE);
-    const told = `${rows[r]}, ${columns[c]}: ${withInterval(number)}${number.rows ? `, ${number.rows} rows` : ""}`;
+    const title = `${rows[r]}, ${columns[c]}: ${withInterval(number)}${number.rows ? `, ${number.rows} rows` : ""}`;
     const shown = unit.value(number.value);
     const inside = choose
-      ? el("button", { type: "button", title: told, "aria-label": told, on: { click: () => choose(r, c) } }, shown)
+      ? el("button", { type: "button", title, "aria-label": title, on: { click: () => choose(r, c) } }, shown)
       : shown;
-    const made = el("td", { class: "number heat", title: choose ? null : told }, inside);
-    const part = high > low ? (number.value - low) / (high - low) : 0.5;
-    made.style.setProperty("--part", `${Math.round(part * 100)}%`);
-    return made;
+    const element = el("td", { class: "number heat", title: choose ? null : title }, inside);
+    const position = high > low ? (number.value - low) / (high - low) : 0.5;
+    element.style.setProperty("--part", `${Math.round(position * 100)}%`);
+    return element;
   };
   const table = el(
     "table",
