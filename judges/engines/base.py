@@ -18,11 +18,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One completion. `finish` is "stop" or "length"; `token_ids` is empty where the engine does not know them."""
+    """One completion. `finish` is "stop" or "length"; `token_ids` is empty where the engine does not know them.
+
+    `reasoning` is the thought that a server returned in a field of its own; it is no part of `text`.
+    """
 
     text: str
     finish: str
     token_ids: tuple[int, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,15 @@ def sampling_for(
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The result of a Request: `n` generations and their cost."""
+    """The result of a Request: its generations and their cost.
+
+    `failures` are those of the `n` that the engine paid for and withheld, such as one that a content filter removed;
+    where all of them fail, the request fails.
+    """
 
     choices: tuple[Generation, ...]
     usage: Usage
+    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +103,15 @@ class LogLikelihood:
 
 
 class RequestFailed(Exception):
-    """One request failed, with the `failure` of its row. Other requests are not affected."""
+    """One request failed, with the `failure` of its row. Other requests are not affected.
 
-    def __init__(self, reason: FailureReason, message: str) -> None:
+    `usage` is what the server billed for it all the same.
+    """
+
+    def __init__(self, reason: FailureReason, message: str, usage: Usage = Usage()) -> None:
         super().__init__(message)
         self.failure = Failure(reason, message)
+        self.usage = usage
 
     @classmethod
     def from_error(cls, error: Exception) -> RequestFailed:

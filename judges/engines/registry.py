@@ -26,8 +26,16 @@ ENGINES = Registry(
         "transformers": "judges.engines.transformers:TransformersEngine",
     },
 )
-# Where and how long to wait for a server. They do not change its completions, so a run resumes with other values.
-CONNECTION_SETTINGS = ("base_url", "api_key", "timeout", "retries", "patience")
+# Where, how long and how fast to ask a server. They do not change its completions, so a run resumes with other values.
+CONNECTION_SETTINGS = (
+    "base_url",
+    "api_key",
+    "timeout",
+    "retries",
+    "patience",
+    "requests_per_minute",
+    "tokens_per_minute",
+)
 _lock = threading.Lock()
 _open: dict[str, tuple[Engine, int]] = {}
 

@@ -9,16 +9,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, RequestFailed, submit
+from judges.engines.openai.multiple_choices import MultipleChoices
+from judges.engines.openai.responses import parse_completion, parse_likelihood, parse_tokens
 from judges.errors import CannotRun
 from judges.plugins import unknown_name
-from judges.types import Message, Usage
+from judges.types import Message
 
 
 class OpenAIEngine(Engine):
     """One server at `base_url`, or several of one model: a list of URLs, or a string with spaces between them.
 
-    `timeout` bounds one response, in seconds. `retries` is how often 408, 409, 429 and 5xx are retried. While all
-    servers are down, requests wait for up to `patience` seconds. `choice` uses vLLM's `structured_outputs`,
+    `timeout` bounds one response, in seconds. `retries` is how often 408, 409, 5xx and answers that are not JSON are
+    retried; a rate limit (429) is waited for. `requests_per_minute` and `tokens_per_minute` keep each server below a
+    limit that is known. While all servers are down, requests wait for up to `patience` seconds.
+
+    `choice` uses vLLM's `structured_outputs`,
     continuing an assistant turn its `continue_final_message`, and `log_likelihood` its `/tokenize` and
     `prompt_logprobs`; other servers may refuse those.
     """
@@ -33,19 +38,26 @@ class OpenAIEngine(Engine):
         timeout: float = 600.0,
         retries: int = 5,
         patience: float = 60.0,
+        requests_per_minute: float = 0.0,
+        tokens_per_minute: float = 0.0,
         **unknown: Any,
     ) -> None:
         if unknown:
-            known = ("base_url", "api_key", "timeout", "retries", "patience")
+            connection = ("base_url", "api_key", "timeout", "retries", "patience")
+            known = (*connection, "requests_per_minute", "tokens_per_minute")
             raise CannotRun(unknown_name("engine openai has no setting", next(iter(unknown)), known, "It takes"))
         if not timeout > 0 or retries < 0 or patience < 0:
             raise CannotRun("engine openai: timeout must be above 0 seconds, retries and patience at least 0")
+        if requests_per_minute < 0 or tokens_per_minute < 0:
+            raise CannotRun("engine openai: requests_per_minute and tokens_per_minute are above 0, or 0 for no limit")
         self.model = model
         self.base_urls = server_urls(base_url or os.environ.get("OPENAI_BASE_URL", ""))
         from judges.engines.openai.server_pool import ServerPool  # the openai package takes a second to import
 
         key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
-        self._pool = ServerPool(model, self.base_urls, key, timeout, retries, patience)
+        limits = (requests_per_minute, tokens_per_minute)
+        self._pool = ServerPool(model, self.base_urls, key, timeout, retries, patience, *limits)
+        self._choices = MultipleChoices()
         self._closed = False
         try:
             submit(self._pool.open()).result()
@@ -54,6 +66,10 @@ class OpenAIEngine(Engine):
             raise
 
     async def complete(self, request: Request) -> Completion:
+        return await self._choices.complete(request, self._complete)
+
+    async def _complete(self, request: Request) -> Completion:
+        """The completions that one request gives, which may be fewer than `request.n`. Raises RequestFailed."""
         messages: list[Any] = [dict(m) for m in request.messages]
         extra: dict[str, Any] = {}
         if request.prefix:
@@ -65,32 +81,23 @@ class OpenAIEngine(Engine):
             schema = {"name": "verdict", "schema": json.loads(request.schema), "strict": True}
             extra["response_format"] = {"type": "json_schema", "json_schema": schema}
         optional: dict[str, Any] = {"seed": request.seed, "stop": list(request.stop) or None}
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "n": request.n,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "max_tokens": request.max_tokens,
+            **{key: value for key, value in optional.items() if value is not None},
+            **extra,
+        }
         started = time.perf_counter()
-        response, url = await self._pool.send(
-            lambda client: client.chat.completions.create(
-                model=self.model,
-                messages=messages,
-                n=request.n,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                max_tokens=request.max_tokens,
-                extra_body=extra or None,
-                **{key: value for key, value in optional.items() if value is not None},
-            ),
+        payload, url = await self._pool.send(
+            lambda client: client.post("/chat/completions", cast_to=object, body=body),
             _joined_text(request.messages),
+            request.n * request.max_tokens,
         )
-        choices = tuple(
-            Generation(
-                text=choice.message.content or "",
-                finish="length" if choice.finish_reason == "length" else "stop",
-            )
-            for choice in response.choices or ()
-        )
-        if not choices:
-            raise RequestFailed("server", f"{url} answered without a completion")
-        if any(choice.finish_reason == "content_filter" for choice in response.choices):
-            raise RequestFailed("refused", "the server's content filter withheld the completion")
-        return Completion(choices, _usage(response, time.perf_counter() - started))
+        return parse_completion(payload, request.n, url, time.perf_counter() - started)
 
     async def log_likelihood(
         self, messages: tuple[Message, ...], prefix: str, continuation: str, partial: Generation | None = None
@@ -113,17 +120,11 @@ class OpenAIEngine(Engine):
         if not shared:
             raise RequestFailed("malformed", "the chat template does not show where the response begins")
         started = time.perf_counter()
-        response, url = await self._pool.send(
-            lambda client: client.completions.create(
-                model=self.model, prompt=ids, max_tokens=1, temperature=0, extra_body={"prompt_logprobs": 0}
-            ),
-            _joined_text(messages),
+        body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        payload, url = await self._pool.send(
+            lambda client: client.post("/completions", cast_to=object, body=body), _joined_text(messages), 1
         )
-        rows = getattr(response.choices[0], "prompt_logprobs", None)
-        if not rows:
-            raise RequestFailed("server", f"{url} does not return prompt_logprobs")
-        total = sum(rows[i][str(ids[i])]["logprob"] for i in range(shared, len(ids)))
-        return LogLikelihood(total, len(ids) - shared, _usage(response, time.perf_counter() - started))
+        return parse_likelihood(payload, ids, shared, url, time.perf_counter() - started)
 
     async def _tokenize(self, messages: tuple[Message, ...], prefix: str, end_turn: bool = False) -> list[int]:
         turns: list[Any] = [dict(m) for m in messages]
@@ -132,11 +133,11 @@ class OpenAIEngine(Engine):
         if prefix:
             turns.append({"role": "assistant", "content": prefix})
             body["continue_final_message"] = True
-        response, _ = await self._pool.send(
+        payload, url = await self._pool.send(
             lambda client: client.post(_server_endpoint(client, "tokenize"), cast_to=object, body=body),
             _joined_text(messages),
         )
-        return list(response["tokens"])
+        return parse_tokens(payload, url)
 
     def close(self) -> None:
         if not self._closed:
@@ -166,11 +167,3 @@ def _joined_text(messages: tuple[Message, ...]) -> str:
 def _server_endpoint(client: Any, name: str) -> str:
     """The URL of an endpoint outside `/v1`."""
     return f"{str(client.base_url).rstrip('/').removesuffix('/v1')}/{name}"
-
-
-def _usage(response: Any, seconds: float) -> Usage:
-    if response.usage is None:
-        return Usage(seconds=seconds)
-    details = getattr(response.usage, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or 0
-    return Usage(response.usage.prompt_tokens, cached, response.usage.completion_tokens or 0, seconds)
