@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from judges.engines.thoughts import OPEN_THOUGHT, THINK_TAG, ends_in_thinking, split_thinking
 from judges.errors import CannotRun
 from judges.types import Failure, FailureReason, Message, Usage
 
@@ -20,13 +21,44 @@ T = TypeVar("T")
 class Generation:
     """One completion. `finish` is "stop" or "length"; `token_ids` is empty where the engine does not know them.
 
-    `reasoning` is the thought that a server returned in a field of its own; it is no part of `text`.
+    `reasoning` is the thought that a server returned in a field of its own; it is no part of `text`. `in_thought`
+    says that the text begins inside a thought, which the prompt opened: all up to the closing tag is thought, and a
+    text without a closing tag is nothing else.
     """
 
     text: str
     finish: str
     token_ids: tuple[int, ...] = ()
     reasoning: str = ""
+    in_thought: bool = False
+
+    @property
+    def tagged_text(self) -> str:
+        """The text with the opening tag that the prompt holds, so that its thought can be told from what was said.
+
+        >>> Generation("Is it? 4", "length", in_thought=True).tagged_text
+        '<think>Is it? 4'
+        """
+        return OPEN_THOUGHT + self.text if self.in_thought else self.text
+
+    @property
+    def answer(self) -> str:
+        """What was said outside of thoughts."""
+        return split_thinking(self.tagged_text)[1]
+
+    @property
+    def thought(self) -> str:
+        """What was thought, without tags: in a field of its own, or in the text.
+
+        >>> Generation("Is it?</think>Yes.", "stop", in_thought=True).thought
+        'Is it?'
+        """
+        return self.reasoning or THINK_TAG.sub("", split_thinking(self.tagged_text)[0]).strip()
+
+    @property
+    def thought_is_open(self) -> bool:
+        """Whether the generation ended before its thought did."""
+        return ends_in_thinking(self.tagged_text) or bool(self.reasoning and not self.text.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +195,10 @@ class Engine(ABC):
     ) -> list[int] | None:
         """The token ids of the prompt, where the engine tokenizes itself; else None."""
         return None
+
+    def begins_in_thought(self, request: Request) -> bool:
+        """Whether what is generated for `request` begins inside a thought that its prompt opened."""
+        return False
 
     def close(self) -> None:
         """Free memory and end all processes of the engine. Safe to call twice."""
