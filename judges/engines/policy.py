@@ -56,13 +56,15 @@ class Prompt:
 class PolicyOutput:
     """The candidates sampled for a Prompt: an Item with them in sampling order, or the Failure of the request.
 
-    `truncated` is, for each candidate, whether it reached the token limit.
+    `truncated` is, for each candidate, whether it reached the token limit. `failures` are those of candidates that
+    the server withheld or broke off; the Item has the others.
     """
 
     prompt: Prompt
     item: Item | Failure
     truncated: tuple[bool, ...] = ()
     usage: Usage = Usage()
+    failures: tuple[Failure, ...] = ()
 
 
 class Policy:
@@ -139,13 +141,14 @@ class Policy:
         try:
             completion = await engine.complete(request)
         except RequestFailed as error:
-            return PolicyOutput(prompt, error.failure)
-        choices = completion.choices
-        if len(choices) != self.candidates:
+            return PolicyOutput(prompt, error.failure, usage=error.usage)
+        choices, failures = completion.choices, completion.failures
+        if not choices or len(choices) + len(failures) != self.candidates:
             message = f"the policy's engine returned {len(choices)} of {self.candidates} candidates"
             return PolicyOutput(prompt, Failure("engine", message), usage=completion.usage)
         item = prompt.with_responses([choice.text for choice in choices])
-        return PolicyOutput(prompt, item, tuple(choice.finish == "length" for choice in choices), completion.usage)
+        truncated = tuple(choice.finish == "length" for choice in choices)
+        return PolicyOutput(prompt, item, truncated, completion.usage, failures)
 
     def stream(self, prompts: Iterable[Prompt | Item]) -> Iterator[PolicyOutput | Item]:
         """Yield the candidates of each Prompt as they are finished, in any order, with bounded memory.
