@@ -76,6 +76,8 @@ def _candidate_columns(sampled: PolicyOutput) -> dict[str, Any]:
     generation: dict[str, Any] = {"truncated": sampled.truncated, "usage": usage_to_dict(sampled.usage)}
     if sampled.failures:
         generation["failures"] = [_failure(failure) for failure in sampled.failures]
+    if sampled.thoughts:
+        generation["thoughts"] = sampled.thoughts
     if len(sampled.item.responses) == 1:
         return {"response": sampled.item.responses[0], "generation": generation}
     return {"responses": sampled.item.responses, "generation": generation}

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from judges.engines.thoughts import OPEN_THOUGHT, THINK_TAG, ends_in_thinking, split_thinking
+from judges.engines.thoughts import OPEN_THOUGHT, ends_in_thinking, split_thinking
 from judges.errors import CannotRun
 from judges.types import Failure, FailureReason, Message, Usage
 
@@ -43,17 +43,12 @@ class Generation:
 
     @property
     def answer(self) -> str:
-        """What was said outside of thoughts."""
-        return split_thinking(self.tagged_text)[1]
+        """What was said outside of thoughts.
 
-    @property
-    def thought(self) -> str:
-        """What was thought, without tags: in a field of its own, or in the text.
-
-        >>> Generation("Is it?</think>Yes.", "stop", in_thought=True).thought
-        'Is it?'
+        >>> Generation("Is it?</think>Yes.", "stop", in_thought=True).answer
+        'Yes.'
         """
-        return self.reasoning or THINK_TAG.sub("", split_thinking(self.tagged_text)[0]).strip()
+        return split_thinking(self.tagged_text)[1]
 
     @property
     def thought_is_open(self) -> bool:

@@ -214,7 +214,7 @@ class StoredEngine(Engine):
     async def complete(self, request: Request) -> Completion:
         return await self._get_or_compute(
             self._key(request_digest(request)),
-            lambda stored: _to_completion(stored, request.n, self.begins_in_thought(request)),
+            lambda stored: _to_completion(stored, self._least_choices(request), self.begins_in_thought(request)),
             lambda: self._require_engine().complete(request),
             _completion_to_dict,
             lambda completion: all(failure.reason in _LASTING_FAILURES for failure in completion.failures),
@@ -299,6 +299,10 @@ class StoredEngine(Engine):
             del self._in_flight[key]
             future.cancel()  # where this request was cancelled
 
+    def _least_choices(self, request: Request) -> int:
+        """The choices of a complete entry. Older versions stored what a server gave that ignores `n`."""
+        return request.n if self._identity.get("engine") == "openai" else 1
+
     def _require_engine(self) -> Engine:
         if self.engine is None:
             raise RequestFailed("engine", "the store has no such completion, and --reread runs no model")
@@ -327,14 +331,16 @@ def _completion_to_dict(completion: Completion) -> dict[str, Any]:
     return stored
 
 
-def _to_completion(stored: Any, n: int, in_thought: bool) -> Completion:
-    """The completion of an entry; `in_thought` is the engine's word on one that does not say where it begins.
+def _to_completion(stored: Any, at_least: int, in_thought: bool) -> Completion:
+    """The completion of an entry with `at_least` so many choices.
 
-    Raises KeyError, TypeError or ValueError for one of another shape."""
+    `in_thought` is the engine's word on one that does not say where it begins. Raises KeyError, TypeError or
+    ValueError for one of another shape.
+    """
     choices = tuple(_to_generation(choice, in_thought) for choice in stored["choices"])
     failures = tuple(Failure(**failure) for failure in stored.get("failures", ()))
-    if not choices or len(choices) + len(failures) != n:
-        raise ValueError(f"{len(choices)} choices of {n}")
+    if not choices or len(choices) + len(failures) < at_least:
+        raise ValueError(f"{len(choices)} choices, not {at_least}")
     return Completion(choices, _to_usage(stored["usage"]), failures)
 
 

@@ -51,6 +51,21 @@ def ends_in_thinking(text: str) -> bool:
     return bool(tags) and not tags[-1]["end"]
 
 
+def split_leading_thought(text: str) -> tuple[str, str]:
+    """(thought, rest) of a response: only a thought that it begins with, or one whose end tag has no start tag.
+
+    A tag further on is what the response says: it may explain how tags are written.
+
+    >>> split_leading_thought("<think>Is it?</think>It is."), split_leading_thought("Write <think> first.")
+    (('<think>Is it?</think>', 'It is.'), ('', 'Write <think> first.'))
+    """
+    opening = THINK_TAG.search(text)
+    if opening is None or (not opening["end"] and text[: opening.start()].strip()):
+        return "", text
+    end = THINK_END.search(text)
+    return (text, "") if end is None else (text[: end.end()], text[end.end() :])
+
+
 def split_turn(text: str) -> tuple[str, str] | None:
     """(thought, answer) of an assistant turn that is one thought in `<think>` tags and the answer after it; else None.
 

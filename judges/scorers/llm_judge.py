@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 from judges.engines.base import Engine, Generation, Request, RequestFailed, Sampling
 from judges.engines.concurrency import gather, map_unordered
 from judges.engines.registry import EngineHandle
+from judges.engines.thoughts import CLOSE_THOUGHT, OPEN_THOUGHT, ends_in_thinking
 from judges.errors import CannotRun
 from judges.extraction.expected_score import expected_score, label_probabilities
 from judges.extraction.json_verdict import read_json_score
 from judges.extraction.reading import Reading
 from judges.extraction.score import read_score
-from judges.extraction.thinking import ends_in_thinking
 from judges.scorer import Scorer, vote_preference
 from judges.template import load_template, parse_read
 from judges.types import Failure, Item, Judgment, Message, Read, Scorecard, Usage
@@ -170,7 +170,7 @@ class LLMJudge(Scorer):
         try:
             return await self.judge(item, index)
         except RequestFailed as error:
-            return Judgment(failure=error.failure)
+            return Judgment(failure=error.failure, usage=error.usage)
 
     def seed_for(self, messages: Messages, vote: int) -> int:
         """The seed of a request. With one seed for all, samples would repeat across prompts."""
@@ -207,22 +207,22 @@ class LLMJudge(Scorer):
         try:
             completion = await self.engine.complete(request)
         except RequestFailed as error:
-            return Verdict(error.failure)
+            return Verdict(error.failure, usage=error.usage)
         generation = completion.choices[0]
-        reading = _check_truncation(self.parse(generation.text, first, labels), generation)
+        reading = self._read(generation, first, labels)
         value = reading if isinstance(reading, Failure) else reading.value
         verdict = Verdict(
             value,
             readings={first: value},
-            text=generation.text,
+            text=generation.tagged_text,
             truncated=generation.finish == "length",
             usage=completion.usage,
         )
         methods = [method for method in self.read_methods if method != first]
         if isinstance(reading, Reading):
             prefix = generation.text[: reading.span[0]]
-        elif self.force and reading.reason in ("missing", "malformed", "truncated"):
-            prefix = self._announced(generation.text)
+        elif self.force and (reading.reason in ("missing", "malformed", "truncated") or generation.thought_is_open):
+            prefix = self._announced(generation)
             if "forced" not in methods and "expected" not in methods:
                 methods.append("forced")
         else:
@@ -243,7 +243,7 @@ class LLMJudge(Scorer):
             for method in methods:
                 verdict = await self._add_reading(verdict, method, continuation)
         except RequestFailed as error:
-            return replace(verdict, value=error.failure, read=None)
+            return replace(verdict, value=error.failure, read=None, usage=verdict.usage + error.usage)
         order: list[Read] = [m for m in (*self.read_methods, "forced") if m in verdict.readings]
         read = next((m for m in order if not isinstance(verdict.readings[m], Failure)), None)
         return replace(verdict, value=verdict.readings[read or order[0]], read=read)
@@ -277,9 +277,10 @@ class LLMJudge(Scorer):
             {label: result.total for label, result in by_label.items()},
             {label: result.tokens for label, result in by_label.items()},
         )
+        usage = sum((result.usage for result in results), Usage())
         if not probabilities:
-            raise RequestFailed("missing", "the labels have no probability after the announcement")
-        return probabilities, mass, sum((result.usage for result in results), Usage())
+            raise RequestFailed("missing", "the labels have no probability after the announcement", usage)
+        return probabilities, mass, usage
 
     async def _constrained_label(self, continuation: Continuation) -> tuple[str, Usage]:
         """The label that one decode limited to the labels gives. Raises RequestFailed."""
@@ -290,7 +291,7 @@ class LLMJudge(Scorer):
         )
         label = completion.choices[0].text.strip()
         if label not in continuation.labels:
-            raise RequestFailed("malformed", f"the constrained verdict is {label!r}")
+            raise RequestFailed("malformed", f"the constrained verdict is {label!r:.200}", completion.usage)
         return label, completion.usage
 
     async def _continued_text(self, continuation: Continuation) -> tuple[float | str | Failure, Usage]:
@@ -304,10 +305,24 @@ class LLMJudge(Scorer):
         reading = _check_truncation(self.parse(text, "text", continuation.labels), generation)
         return reading if isinstance(reading, Failure) else reading.value, completion.usage
 
-    def _announced(self, text: str) -> str:
-        """A completion without a verdict, continued to where its verdict begins."""
+    def _read(self, generation: Generation, method: Read, labels: Labels) -> Reading | Failure:
+        """The verdict in what a generation says outside of its thought; the span is one of its text."""
+        text = generation.tagged_text
+        reading = self.parse(text, method, labels)
+        added = len(text) - len(generation.text)
+        if isinstance(reading, Reading) and added:
+            reading = Reading(reading.value, (reading.span[0] - added, reading.span[1] - added))
+        return _check_truncation(reading, generation)
+
+    def _announced(self, generation: Generation) -> str:
+        """A completion without a verdict, continued to where its verdict begins; an open thought is closed."""
+        text = generation.text
         if "json" not in self.read_methods:
-            return text_prefix(text, self.template.announcement)
+            return text_prefix(text, self.template.announcement, generation.in_thought)
+        if ends_in_thinking(generation.tagged_text):
+            return f"{text.rstrip()}{CLOSE_THOUGHT}{json_prefix('', self.template.announcement)}" + (
+                "" if self.template.scaled else '"'
+            )
         return json_prefix(text, self.template.announcement) + ("" if self.template.scaled else '"')
 
     def schema(self, labels: Labels) -> str:
@@ -336,6 +351,8 @@ def _check_truncation(reading: Reading | Failure, generation: Generation) -> Rea
     if generation.finish != "length":
         return reading
     if isinstance(reading, Failure):
+        if generation.thought_is_open or not generation.text.strip():
+            return Failure("truncated", "the token limit came within the model's thought; raise max_tokens")
         if reading.reason in ("missing", "malformed"):
             return Failure("truncated", "the token limit came before the verdict; raise max_tokens")
         return reading
@@ -344,13 +361,17 @@ def _check_truncation(reading: Reading | Failure, generation: Generation) -> Rea
     return reading
 
 
-def text_prefix(text: str, announcement: str) -> str:
+def text_prefix(text: str, announcement: str, in_thought: bool = False) -> str:
     """A rationale without a verdict, followed by the announcement; an open thinking block is closed.
+
+    `in_thought` says that the text begins inside a thought.
 
     >>> text_prefix("It is", "Score:")
     'It is\\nScore: '
+    >>> text_prefix("Is it", "Score:", in_thought=True)
+    'Is it\\n</think>\\nScore: '
     """
-    if ends_in_thinking(text):
+    if ends_in_thinking(OPEN_THOUGHT + text if in_thought else text):
         text = f"{text.rstrip()}\n</think>"
     return f"{text.rstrip()}\n{announcement} "
 
