@@ -11,7 +11,7 @@ from typing import Any
 from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, RequestFailed, submit
 from judges.engines.openai.multiple_choices import MultipleChoices
 from judges.engines.openai.responses import parse_completion, parse_likelihood, parse_tokens
-from judges.errors import CannotRun
+from judges.errors import CannotRun, redact
 from judges.plugins import unknown_name
 from judges.types import Message
 
@@ -156,7 +156,7 @@ def server_urls(base_url: str | Sequence[str]) -> tuple[str, ...]:
         raise CannotRun("engine openai needs base_url=http://HOST:PORT/v1 (or OPENAI_BASE_URL)")
     for text in texts:
         if not text.startswith(("http://", "https://")) or text.count("://") > 1:
-            raise CannotRun(f"base_url {text!r} is not http://HOST:PORT/v1 (several have spaces between them)")
+            raise CannotRun(f"base_url {redact(text)!r} is not http://HOST:PORT/v1 (several have spaces between them)")
     return tuple(dict.fromkeys(text.rstrip("/") for text in texts))
 
 

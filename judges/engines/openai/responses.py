@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from judges.engines.base import Completion, Generation, LogLikelihood, RequestFailed
+from judges.errors import redact
 from judges.types import Failure, Usage
 
 # Every spelling is compared in lower case.
@@ -194,4 +195,4 @@ def error_message(error: Any) -> str:
 
 
 def _first_line(text: Any) -> str:
-    return (str(text).splitlines() or [""])[0][:300]
+    return redact((str(text).splitlines() or [""])[0][:300])

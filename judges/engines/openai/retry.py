@@ -78,7 +78,7 @@ class ServerError:
         """The error of a response with an error status."""
         body = error.body if isinstance(getattr(error, "body", None), Mapping) else {}
         body = body["error"] if isinstance(body.get("error"), Mapping) else body
-        text = error_message(body) if body.get("message") else str(error.message)
+        text = error_message(body) if body.get("message") else error_message(error.message)
         response = error.response
         return cls(
             status=int(error.status_code),

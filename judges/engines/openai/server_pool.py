@@ -24,7 +24,7 @@ from judges.engines.openai.retry import (
     is_connection_error,
     jittered_backoff,
 )
-from judges.errors import CannotRun
+from judges.errors import CannotRun, redact
 
 FIRST_HEALTH_CHECK = 1.0  # seconds from one health check of a server that is down to the next; doubled each time
 LONGEST_HEALTH_CHECK = 60.0
@@ -91,7 +91,7 @@ class ServerPool:
         timeouts = openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         self._servers = [
             Server(
-                url,
+                redact(url),
                 openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeouts, max_retries=0),
                 RateLimiter(requests_per_minute, tokens_per_minute),
             )
