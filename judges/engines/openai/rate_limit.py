@@ -11,15 +11,15 @@ from contextlib import suppress
 
 from judges.engines.openai.retry import jittered_backoff
 
-WINDOW = 60.0  # seconds that limits "per minute" are counted over
+WINDOW = 60.25  # seconds that limits "per minute" are counted over, with a margin for the way to the server
 START_BURST = 8  # requests that are sent at once before the pace of the start applies
 # (until this many requests, seconds between two): an unknown limit shows before many requests are sent beyond it.
 START_PACE = ((100, 0.02), (500, 0.005))
 HEADROOM = 1.05  # the pace after several refusals is this much slower than what the server let through
 LONGEST_SLEEP = 1.0  # seconds, after which a waiting request looks whether another server is free
-# After a pause one request is in flight. The number grows by one with each answer up to half of what there were before
-# (at least 4), and from there by one with each round of answers.
-FIRST_LIMIT, LEAST_THRESHOLD = 1, 4
+# After a pause one request is in flight, or LEAST_THRESHOLD after a long one, which opens a new minute. The number
+# grows by one with each answer up to half of what there were before, and from there by one with each round of answers.
+FIRST_LIMIT, LEAST_THRESHOLD, LONG_PAUSE = 1, 4, 5.0
 
 
 class RateLimiter:
@@ -47,7 +47,7 @@ class RateLimiter:
         self.refused_since: float | None = None  # the first refusal after the last answer
         self._interval = 0.0
         self._refusals = 0  # pauses since the last answer
-        self._answered = 0  # answers since the last pause
+        self._sent_since_pause = 0
         self._pause_began = 0.0
         self._recent: deque[tuple[float, int]] = deque()  # (start, tokens) of the requests of the last minute
         self._tokens = 0
@@ -72,6 +72,7 @@ class RateLimiter:
             now = self._clock()
             self.in_flight += 1
             self.sent += 1
+            self._sent_since_pause += 1
             self._next_start = max(now, self._next_start) + self._spacing()
             if self.requests_per_minute or self.tokens_per_minute:
                 self._recent.append((now, tokens))
@@ -106,13 +107,13 @@ class RateLimiter:
         self.in_flight -= 1
         self._released.set()
 
-    def answer(self) -> None:
-        """A request was answered: the number in flight and the pace may grow."""
+    def answer(self, started: float) -> None:
+        """A request that was sent at `started` was answered: the number in flight and the pace may grow."""
         self._refusals = 0
-        self._answered += 1
         self.refused_since = None
-        self.limit += 1 if self.limit < self._threshold else 1 / self.limit
-        self._interval *= 0.999  # probe slowly for a limit that has risen
+        if started >= self._pause_began:
+            self.limit += 1 if self.limit < self._threshold else 1 / self.limit
+            self._interval *= 0.999  # probe slowly for a limit that has risen
         self._released.set()
 
     def refuse(self, started: float, retry_after: float | None) -> float:
@@ -127,13 +128,14 @@ class RateLimiter:
         if self._refusals and started >= self._pause_began:  # the time that the server named was not enough
             delay = max(delay, jittered_backoff(self._refusals - 1))
         if started >= self._pause_began:  # sent after the last pause began: a new incident
-            since = now - self._pause_began
-            if self._pause_began and self._answered and since > 0:
-                self._interval = HEADROOM * since / self._answered
+            # Between the ends of two pauses the server has room for what it let through between them.
+            since = now + delay - self.paused_until
+            if self._pause_began and self._sent_since_pause > 1 and since > 0:
+                self._interval = HEADROOM * since / (self._sent_since_pause - 1)
             self._threshold = max(LEAST_THRESHOLD, min(self.limit, self.in_flight) / 2)
-            self.limit = FIRST_LIMIT
+            self.limit = LEAST_THRESHOLD if delay >= LONG_PAUSE else FIRST_LIMIT
             self._refusals += 1
-            self._answered = 0
+            self._sent_since_pause = 0
             self._pause_began = now
         self.paused_until = max(self.paused_until, now + delay)
         return self.paused_until - now

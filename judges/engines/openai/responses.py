@@ -81,6 +81,8 @@ def _parse_choice(choice: Any, url: str) -> Generation | Failure:
         return Failure("server", f"{url} answered with content that is not text")
     text, thought = parts
     reasoning = _reasoning_field(message) or thought
+    if not text and reason in WHOLE and (reasoning or message.get("content") != ""):
+        return Failure("empty", f"{url} answered without text{', only with a thought' if reasoning else ''}")
     return Generation(text, "length" if reason in CUT else "stop", reasoning=reasoning)
 
 

@@ -35,7 +35,8 @@ _TOO_LONG = re.compile(
     r"|(prompt|input|request).{0,60}\b(exceeds?|exceeded|larger than|longer than)\b.{0,80}"
     r"(token|context|length|maximum)"
     r"|too many (input |prompt )?tokens|(input|prompt)? ?token count .{0,40}exceeds|reduce the length of"
-    r"|inputs? ?.?tokens.? ?\+ ?.?max_new_tokens|input validation error: .{0,20}inputs.{0,20} must have less than",
+    r"|inputs?\W{0,3}tokens\W{1,4}max_new_tokens|(payload|request entity|content) too large"
+    r"|input validation error: .{0,20}inputs.{0,20} must have less than",
     re.IGNORECASE,
 )
 _WITHHELD_CODES = ("content_filter", "content_policy_violation", "moderation_blocked", "responsibleaipolicyviolation")
@@ -136,7 +137,7 @@ class ServerError:
         """
         if not (self.status in (408, 409, RATE_LIMITED) or self.status >= 500):
             return None
-        if self._names(_TOO_LONG_CODES) or self.headers.get("x-should-retry") == "false":
+        if self._is_too_long() or self.headers.get("x-should-retry") == "false":
             return None
         seconds = self.retry_after()
         return jittered_backoff(retries) if seconds is None else seconds
@@ -163,15 +164,18 @@ class ServerError:
     def _resumable(problem: str) -> str:
         return f"{problem}; what is finished is safe, correct this and run the same command again"
 
+    def _is_too_long(self) -> bool:
+        if self._names(_TOO_LONG_CODES) or self.status == 413:
+            return True
+        return self.status in (400, 422, 500) and bool(_TOO_LONG.search(self.message))
+
     def _is_withheld(self) -> bool:
         return self._names(_WITHHELD_CODES) or (self.status in (400, 403) and bool(_WITHHELD.search(self.message)))
 
     def failure(self, url: str) -> RequestFailed:
         """The failure of the request that was answered with this error."""
-        if self._names(_TOO_LONG_CODES) or (self.status in (400, 413, 422, 500) and _TOO_LONG.search(self.message)):
+        if self._is_too_long():
             return RequestFailed("too-long", self.message, self.usage)
-        if self.status == 413:
-            return RequestFailed("too-long", f"{url} answered 413: {self.message}", self.usage)
         if self._is_withheld():
             return RequestFailed("refused", self.message, self.usage)
         if self.status == 400 and not self.inside_200:

@@ -43,7 +43,8 @@ class Server:
 
     `in_flight` counts its requests. No request goes to it while it is `down`, nor before `cooldown_until`
     (monotonic seconds) where another server is available. `failures` counts incidents since its last good response.
-    `limiter` keeps its rate limit. `models_listed`: it has a list of models; `answered`: it completed a request.
+    `limiter` keeps its rate limit. `models_listed`: it has a list of models; `owners`: their `owned_by`; `answered`: it
+    completed a request.
     """
 
     def __init__(self, url: str, client: Any, limiter: RateLimiter) -> None:
@@ -51,6 +52,7 @@ class Server:
         self.in_flight = self.failures = 0
         self.down = self.answered = False
         self.models_listed = True
+        self.owners: frozenset[str] = frozenset()
         self.warned = False
         self.cooldown_until = 0.0
 
@@ -114,6 +116,16 @@ class ServerPool:
             if problem:
                 self._mark_down(server, problem)
 
+    @property
+    def owners(self) -> frozenset[str]:
+        """The `owned_by` of all models that the servers list."""
+        return frozenset(owner for server in self._servers for owner in server.owners)
+
+    @property
+    def models_listed(self) -> bool:
+        """Whether every server has a list of models."""
+        return all(server.models_listed for server in self._servers)
+
     async def send(
         self, call: Callable[[Any], Awaitable[Any]], text: str = "", max_tokens: int = 0
     ) -> tuple[dict[str, Any], str]:
@@ -143,7 +155,7 @@ class ServerPool:
             if payload is not None:
                 server.failures = 0
                 server.answered = True
-                server.limiter.answer()
+                server.limiter.answer(started)
                 return payload, server.url
             if self._closed:
                 raise RequestFailed("engine", "the engine was closed") from error
@@ -294,6 +306,7 @@ class ServerPool:
             client = server.client.with_options(max_retries=retries, timeout=timeout)
             response = await client.get("/models", cast_to=object)  # unparsed: the client breaks on a page of HTML
             served = [str(model["id"]) for model in response["data"]]
+            server.owners = frozenset(str(model.get("owned_by")) for model in response["data"] if "owned_by" in model)
         except openai.AuthenticationError as error:
             raise CannotRun(f"{url} refuses the key (401): set OPENAI_API_KEY or api_key=…") from error
         except openai.PermissionDeniedError as error:
