@@ -10,11 +10,20 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from judges.engines.thoughts import OPEN_THOUGHT, ends_in_thinking, split_thinking
+from judges.engines.capabilities import Capabilities
+from judges.engines.thoughts import OPEN_THOUGHT, split_thinking
 from judges.errors import CannotRun
 from judges.types import Failure, FailureReason, Message, Usage
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A generated token, and the most likely tokens at its position with their log-probabilities (natural)."""
+
+    token: str
+    top: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,7 @@ class Generation:
 
     `reasoning` is the thought that a server returned in a field of its own; it is no part of `text`. `in_thought`
     says that the text begins inside a thought, which the prompt opened: all up to the closing tag is thought, and a
-    text without a closing tag is nothing else.
+    text without a closing tag is nothing else. `logprobs` has the tokens of the text where they were asked for.
     """
 
     text: str
@@ -31,6 +40,7 @@ class Generation:
     token_ids: tuple[int, ...] = ()
     reasoning: str = ""
     in_thought: bool = False
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
     @property
     def tagged_text(self) -> str:
@@ -51,9 +61,9 @@ class Generation:
         return split_thinking(self.tagged_text)[1]
 
     @property
-    def thought_is_open(self) -> bool:
-        """Whether the generation ended before its thought did."""
-        return ends_in_thinking(self.tagged_text) or bool(self.reasoning and not self.text.strip())
+    def is_all_thought(self) -> bool:
+        """Whether the model thought and said nothing."""
+        return bool(self.text.strip() or self.reasoning) and not self.answer.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,8 @@ class Request:
     `prefix` is an unfinished assistant turn to continue. Where the model generated its beginning, `partial` is that
     generation: as far as the prefix repeats it, its token ids are sent again, so that the prefix cache has them.
     `choice` constrains the completion to one of these strings, `schema` to JSON of this schema (as text). `n`
-    completions share the computation of the prompt. `seed` is for this request alone.
+    completions share the computation of the prompt. `seed` is for this request alone. `top_logprobs` asks for so many
+    of the most likely tokens at each position.
     """
 
     messages: tuple[Message, ...]
@@ -77,6 +88,7 @@ class Request:
     choice: tuple[str, ...] | None = None
     schema: str | None = None
     seed: int | None = None
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +159,14 @@ class RequestFailed(Exception):
 
 
 class Engine(ABC):
-    """Completes text. Its coroutines run on the shared event loop (`submit`)."""
+    """Completes text. Its coroutines run on the shared event loop (`submit`).
+
+    `capabilities` is what it can do. A request for anything else raises NotSupported.
+    """
 
     name: str
     model: str
+    capabilities: Capabilities = Capabilities(top_logprobs=0)
 
     @abstractmethod
     async def complete(self, request: Request) -> Completion:
@@ -190,6 +206,9 @@ class Engine(ABC):
     ) -> list[int] | None:
         """The token ids of the prompt, where the engine tokenizes itself; else None."""
         return None
+
+    async def find_label_scoring(self) -> None:
+        """Find out, without a completion, whether given labels can be scored, where it is not known."""
 
     def begins_in_thought(self, request: Request) -> bool:
         """Whether what is generated for `request` begins inside a thought that its prompt opened."""

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, RequestFailed
+from judges.engines.base import Completion, Engine, Generation, LogLikelihood, Request, RequestFailed, TokenLogprobs
+from judges.engines.capabilities import Capabilities, Feature, NotSupported
 from judges.engines.concurrency import Batcher
 from judges.errors import CannotRun
 from judges.types import Failure, FailureReason, Message, Usage, usage_to_dict
@@ -200,6 +201,10 @@ class StoredEngine(Engine):
         self.hits = self.misses = 0
         self._in_flight: dict[bytes, asyncio.Future[Any]] = {}
 
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # of the engine, which may learn
+        return Capabilities() if self.engine is None else self.engine.capabilities
+
     def identity(self) -> dict[str, Any]:
         return self._identity
 
@@ -211,11 +216,15 @@ class StoredEngine(Engine):
     def begins_in_thought(self, request: Request) -> bool:
         return self.engine is not None and self.engine.begins_in_thought(request)
 
+    async def find_label_scoring(self) -> None:
+        if self.engine is not None:
+            await self.engine.find_label_scoring()
+
     async def complete(self, request: Request) -> Completion:
         return await self._get_or_compute(
             self._key(request_digest(request)),
             lambda stored: _to_completion(stored, self._least_choices(request), self.begins_in_thought(request)),
-            lambda: self._require_engine().complete(request),
+            lambda: self._require_engine(_feature(request)).complete(request),
             _completion_to_dict,
             lambda completion: all(failure.reason in _LASTING_FAILURES for failure in completion.failures),
         )
@@ -227,7 +236,7 @@ class StoredEngine(Engine):
         return await self._get_or_compute(
             self._key("log-likelihood", digest, continuation),
             _to_likelihood,
-            lambda: self._require_engine().log_likelihood(messages, prefix, continuation, partial),
+            lambda: self._require_engine("label_logprobs").log_likelihood(messages, prefix, continuation, partial),
             asdict,
         )
 
@@ -242,7 +251,7 @@ class StoredEngine(Engine):
         return await self._get_or_compute(
             self._key("log-likelihoods", digest, *continuations),
             lambda stored: _to_likelihoods(stored, len(continuations)),
-            lambda: self._require_engine().log_likelihoods(messages, prefix, continuations, partial),
+            lambda: self._require_engine("label_logprobs").log_likelihoods(messages, prefix, continuations, partial),
             lambda likelihoods: {"all": [asdict(each) for each in likelihoods]},
         )
 
@@ -303,8 +312,11 @@ class StoredEngine(Engine):
         """The choices of a complete entry. Older versions stored what a server gave that ignores `n`."""
         return request.n if self._identity.get("engine") == "openai" else 1
 
-    def _require_engine(self) -> Engine:
+    def _require_engine(self, feature: Feature | None = None) -> Engine:
+        """The engine. Without one, what needs a `feature` may be in the store in the form of an engine without it."""
         if self.engine is None:
+            if feature is not None:
+                raise NotSupported(feature, "the store has no such completion")
             raise RequestFailed("engine", "the store has no such completion, and --reread runs no model")
         return self.engine
 
@@ -317,6 +329,10 @@ class StoredEngine(Engine):
         self.store.close()
 
 
+def _feature(request: Request) -> Feature | None:
+    return "prefix_continuation" if request.prefix else "choice" if request.choice else None
+
+
 def _completion_to_dict(completion: Completion) -> dict[str, Any]:
     choices: list[dict[str, Any]] = []
     for c in completion.choices:
@@ -325,6 +341,8 @@ def _completion_to_dict(completion: Completion) -> dict[str, Any]:
             choices[-1]["reasoning"] = c.reasoning
         if c.in_thought:
             choices[-1]["in_thought"] = True
+        if c.logprobs:
+            choices[-1]["logprobs"] = [[position.token, position.top] for position in c.logprobs]
     stored: dict[str, Any] = {"choices": choices, "usage": usage_to_dict(completion.usage)}
     if completion.failures:
         stored["failures"] = [asdict(failure) for failure in completion.failures]
@@ -351,7 +369,11 @@ def _to_generation(stored: Any, in_thought: bool) -> Generation:
         raise ValueError("text, finish or reasoning")
     if not all(type(token) is int for token in token_ids):
         raise ValueError("token_ids")
-    return Generation(text, finish, token_ids, reasoning, stored.get("in_thought", in_thought) is True)
+    logprobs = tuple(
+        TokenLogprobs(str(token), tuple((str(other), float(value)) for other, value in top))
+        for token, top in (position for position in stored.get("logprobs", ()) if isinstance(position, list))
+    )
+    return Generation(text, finish, token_ids, reasoning, stored.get("in_thought", in_thought) is True, logprobs)
 
 
 def _to_likelihoods(stored: Any, count: int) -> list[LogLikelihood]:
@@ -387,6 +409,8 @@ def request_digest(request: Request) -> str:
     ]
     if request.schema is not None:
         content.append([request.schema])
+    if request.top_logprobs:
+        content.append(["top_logprobs", request.top_logprobs])
     if request.partial is not None:
         content.append(list(request.partial.token_ids))
     return hashlib.sha256(_to_json(content).encode()).hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from judges.engines.base import Generation, Request, RequestFailed, sampling_for
+from judges.engines.capabilities import NotSupported
 from judges.errors import CannotRun
 from judges.scorer import softmax_preference
 from judges.scorers.critique_head import TrainedHead, has_head
@@ -92,6 +93,14 @@ class CritiqueOutLoud(LLMJudge):
         if self.head is not None:
             self.head.close()
 
+    def check_engine(self) -> None:
+        if self.head is None:
+            super().check_engine()
+        if self.finish and not self.engine.capabilities.prefix_continuation:
+            raise CannotRun(
+                f"scorer {self.name!r}: finish needs a server that continues assistant turns; raise max_tokens instead"
+            )
+
     async def score_item(self, item: Item) -> Scorecard:
         card = await super().score_item(item)
         if self.head is None:
@@ -136,6 +145,7 @@ class CritiqueOutLoud(LLMJudge):
 
     async def critique(self, messages: Messages, number: int) -> tuple[Generation, Usage]:
         """(critique, usage) of one sample; a critique of two requests is one Generation. Raises RequestFailed."""
+        await self.require_verdict()
         usage, partial = Usage(), Generation("", "length")
         for _ in range(2 if self.finish else 1):
             request = Request(
@@ -149,6 +159,9 @@ class CritiqueOutLoud(LLMJudge):
             )
             try:
                 completion = await self.engine.complete(request)
+            except NotSupported as error:
+                usage += error.usage
+                break  # the server cannot go on: the critique stays cut off
             except RequestFailed as error:
                 raise RequestFailed(error.failure.reason, error.failure.message, usage + error.usage) from error
             generation = completion.choices[0]
