@@ -296,7 +296,12 @@ class LLMJudge(Scorer):
         names: list[Read] = list(dict.fromkeys((*self.read_methods, "forced")))
         order: list[Read] = [way for m in names for way in WAYS.get(m, (m,)) if way in verdict.readings]
         read = next((m for m in order if not isinstance(verdict.readings[m], Failure)), None)
-        return replace(verdict, value=verdict.readings[read or order[0]], read=read)
+        if read is None:
+            # A judge that was asked for the label alone and gave none says more than one that did not announce it.
+            first, last = verdict.readings[order[0]], verdict.readings[order[-1]]
+            cut = isinstance(first, Failure) and first.reason == "truncated"
+            return replace(verdict, value=last if order[-1] in WAYS["forced"] and not cut else first, read=None)
+        return replace(verdict, value=verdict.readings[read], read=read)
 
     async def _add_reading(self, verdict: Verdict, method: Read, continuation: Continuation) -> Verdict:
         """`verdict` with the reading by one method, and its usage. Raises RequestFailed."""
