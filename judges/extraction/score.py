@@ -46,6 +46,7 @@ _CONTINUATIONS = (
     ),
     ("a sum or a longer number", rf"{SPACE}(?:and\s(?:a\s)?(?:half|quarter)|point\s|plus\b|minus\b)"),
     ("in doubt", r"\?"),
+    ("in doubt", rf"{SPACE}(?:would|could|might|may|should|seems?|(?:is|was)\s(?:too|not))\b"),
     ("a word", r"[^\W\d]|/"),
     ("the points of one criterion", rf"(?:(?<=point)|(?<=points)|(?<=pts)){SPACE}(?:for|to)\b"),
     (
@@ -55,6 +56,12 @@ _CONTINUATIONS = (
 )
 _CONTINUATION_PATTERNS = [(kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _CONTINUATIONS]
 _SENTENCE = re.compile(r"[^\n。；;.]{0,400}")
+# A second number that takes the announced one back: "Score: 4; no, I give 3".
+_TAKEN_BACK = re.compile(
+    r"(?:\b(?:I(?:'d|\swould|\swill|'ll)?\s(?:\w{1,12}\s)?(?:give|rate|score|assign|choose|say|award)|no|actually|rather|instead"
+    r"|but|wait|make\sit|make\sthat|or)\b|不对|应为|应该|改为|而是)[^\d\n]{0,30}\d",
+    re.IGNORECASE,
+)
 _IN_BRACKETS = re.compile(r"\([^()]{0,400}\)")
 # After "one" or "一": punctuation, a bracket or a reason; "one of the best" is no number.
 _AFTER_WORD = re.compile(rf"(?!-\w){SPACE}(?:[^\w\s]|\n|\Z|(?:because|since|as|for|due|overall)\b)", re.IGNORECASE)
@@ -165,6 +172,9 @@ def _not_a_number(text: str, match: re.Match[str]) -> str | None:
     sentence = _SENTENCE.match(text, end)
     if sentence and re.search(r"[+=×]\s?\d", _IN_BRACKETS.sub("", sentence[0])):
         return "a sum or a longer number"
+    line = text[end : end + 200].split("\n", 1)[0]
+    if _TAKEN_BACK.search(re.split(r"[.。!！](?=\s|\Z)", line)[0]):
+        return "followed by a second number"
     return None
 
 
