@@ -156,10 +156,10 @@ class OpenAIEngine(Engine):
         used = self.capabilities
         if request.top_logprobs and used.top_logprobs and not any(c.logprobs for c in completion.choices):
             self._correct(used, lacking(used, "top_logprobs"))
-        if request.choice and all(c.text not in request.choice and c.finish == "stop" for c in completion.choices):
-            if self.provider.name != "vllm":
-                self._correct(used, lacking(used, "choice"))
-                raise NotSupported("choice", "the server ignores the labels that it is given", completion.usage)
+        ignored = all(c.text not in (request.choice or ()) and c.finish == "stop" for c in completion.choices)
+        if request.choice and ignored and self.provider.name != "vllm":
+            self._correct(used, lacking(used, "choice"))
+            raise NotSupported("choice", "the server ignores the labels that it is given", completion.usage)
         return completion
 
     async def find_label_scoring(self) -> None:

@@ -301,7 +301,7 @@ def _lacking(capabilities: Capabilities, feature: str) -> Correction:
 
 def _is_prefilled(body: Mapping[str, Any]) -> bool:
     messages = body.get("messages") or [{}]
-    return messages[-1].get("role") == "assistant"
+    return bool(messages[-1].get("role") == "assistant")
 
 
 def _names(message: str, param: str, key: str) -> bool:
