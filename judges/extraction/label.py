@@ -1,8 +1,8 @@
 """Labels: which response a judge that compares names as the better one.
 
 A label follows its announcement, after "Response", "Assistant", "回答" or nothing, in any case. It is followed by
-nothing, by punctuation, or by the statement that it is better. "A and B", "A is worse" and "neither" are
-malformed. A label without its announcement is missing.
+nothing, by punctuation, or by the statement that it is better. "A and B" and "A is worse" are malformed; "neither",
+"draw" and "both equal" stand for the tie where there is one. A label without its announcement is missing.
 
 "A > B" and "A >> B" stand for A, "A < B" and "A << B" for B, and "A = B" for the tie, where there are two labels beside
 the tie. Every other relation ("A <= B", "A > B > C") is malformed, and so is a label that the rest of its line takes
@@ -48,6 +48,10 @@ def read_label(text: str, labels: Sequence[str], announcement: str) -> Reading |
         return _related(relation, labels)
     before, after = _label_patterns(tuple(labels))
     match = before.match(visible, announced.end())
+    ties = [label for label in labels if label.lower() in _TIES]
+    unread = match is None or not after.match(visible, match.end())
+    if unread and len(ties) == 1 and (equal := _EQUAL.match(visible, announced.end())) is not None:
+        return Reading(ties[0], equal.span("equal"))
     if match is None or not after.match(visible, match.end()):
         return unreadable_verdict(text, visible, announced.end(), f"one of {', '.join(labels)} alone")
     label = _spelling(match["label"], labels)
@@ -57,6 +61,13 @@ def read_label(text: str, labels: Sequence[str], announcement: str) -> Reading |
 
 
 _TIES = {"tie", "tied", "draw", "equal", "even", "same", "平局", "平手", "相当", "持平"}
+
+
+# What stands for the tie where ties are allowed, alone on its line.
+_EQUAL = re.compile(
+    rf"{OPENING}(?P<equal>neither|(?:a\s)?(?:draw|tie)|both\s(?:are\s)?equal|平局|平手|不分上下|两者相当){CLOSING}\.?。?{SPACE}(?=\n|\Z)",
+    re.IGNORECASE,
+)
 
 
 @lru_cache(maxsize=64)
