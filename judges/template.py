@@ -105,6 +105,28 @@ class Template:
         user: Message = {"role": "user", "content": text.strip()}
         return ({"role": "system", "content": self.system}, user) if self.system else (user,)
 
+    def verdict_question(self, labels: tuple[str, ...], as_json: bool) -> str:
+        """The user turn that asks for the verdict alone, after a rationale, in the template's language.
+
+        As JSON the verdict is the value of the key "verdict".
+        """
+        zh = self.language == "zh"
+        listed = ("、" if zh else ", ").join(f'"{label}"' if as_json else label for label in labels)
+        announcement = self.announcement if self.announcement.rstrip().endswith((":", "：")) else ""
+        if as_json:
+            text = _JSON_QUESTION_ZH if zh else _JSON_QUESTION
+        else:
+            text = (_QUESTION_ZH if zh else _QUESTION) if announcement else (_BARE_ZH if zh else _BARE)
+        return text.format(labels=listed, announcement=announcement.strip())
+
+
+_QUESTION = 'Now give your verdict. Write one line and nothing else: "{announcement}" and one of {labels}.'
+_BARE = "Now give your verdict. Write one of these and nothing else: {labels}."
+_JSON_QUESTION = 'Now give your verdict as a JSON object with the single key "verdict"; its value is one of {labels}.'
+_QUESTION_ZH = "现在请给出结论。只写一行：“{announcement}”加上以下之一：{labels}。不要写其他内容。"
+_BARE_ZH = "现在请给出结论。只写以下之一，不要写其他内容：{labels}。"
+_JSON_QUESTION_ZH = '现在请给出结论：一个 JSON 对象，唯一的键是 "verdict"，其值为以下之一：{labels}。'
+
 
 def _fenced(text: str) -> str:
     """Text between two fences. A run of four or more equals signs or similar characters in it is broken by spaces.

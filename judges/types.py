@@ -22,7 +22,9 @@ FailureReason = Literal[
     "needs-two",  # a comparing judge was given one response
 ]
 FAILURE_REASONS: tuple[str, ...] = get_args(FailureReason)
-Read = Literal["text", "json", "expected", "forced", "head", "reward"]
+# "top-logprobs" is "expected" by the tokens that a server lists; "forced-schema" and "forced-text" are "forced" in a
+# turn of its own, by a JSON schema or as text.
+Read = Literal["text", "json", "expected", "forced", "head", "reward", "top-logprobs", "forced-schema", "forced-text"]
 Role = Literal["system", "user", "assistant"]
 
 

@@ -38,8 +38,9 @@ class ScoreSummary:
 
     `written` and `resumed` count the rows that this run and earlier ones wrote. `failures` counts the failed rows of
     the output by reason, including the `failed_before` rows of earlier runs; failed rows are written like all others.
-    `usage` is that of this run. `share` is the fraction of the input that has been read, 0 to 1, or None where it is
-    unknown.
+    `usage` is that of this run. `truncated` and `truncated_candidates` count its rows with a completion of the scorer,
+    or a candidate of the policy, that the token limit cut off. `share` is the fraction of the input that has been read,
+    0 to 1, or None where it is unknown.
     """
 
     written: int = 0
@@ -47,6 +48,8 @@ class ScoreSummary:
     failures: Counter[str] = field(default_factory=Counter)
     failed_before: int = 0
     usage: Usage = Usage()
+    truncated: int = 0
+    truncated_candidates: int = 0
     share: float | None = None
 
     @property
@@ -292,7 +295,9 @@ class Run:
                 if self._reader_waits:
                     self._changed.notify_all()
             summary.written += 1
+            summary.truncated_candidates += sampled is not None and any(sampled.truncated)
             if isinstance(card, Scorecard):
+                summary.truncated += any(judgment.truncated for judgment in card.judgments)
                 for judgment in card.judgments:
                     if judgment.failure is None or judgment.failure.reason not in _WITHOUT_COMPLETION:
                         self._found_completion = True

@@ -15,7 +15,7 @@ INTERRUPTED = "assay: interrupted; finished rows are on disk, the same command r
 def main() -> None:
     """Run the command line; exit 0, 1 (some rows failed) or 2 (could not run), 130 after Ctrl-C."""
     from judges.cli.app import app
-    from judges.errors import CannotRun
+    from judges.errors import CannotRun, redact
 
     # SIGTERM ends a run as Ctrl-C does: engines are closed, and what is written stays.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -26,7 +26,7 @@ def main() -> None:
         from judges.evaluation.report.markdown import escape_invisible
 
         # The message may contain text of a file: control characters must not reach the terminal.
-        print(f"assay: {escape_invisible(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"assay: {escape_invisible(redact(' '.join(str(error).split())))}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Typer turns Ctrl-C into a silent exit 130

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 import time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from judges.cli.progress import RowProgress
 from judges.cli.terminal import format_share, plain_table, stdout_console
-from judges.errors import CannotRun
+from judges.errors import CannotRun, redact
 from judges.evaluation.attacks import ATTACKS, HARMLESS, Attack, attack_names
 from judges.evaluation.benchmarks import load_benchmark
 from judges.evaluation.robustness import Robustness, Share, Trial, measure_robustness
@@ -52,7 +51,7 @@ def run(file: str, spec: str, names: list[str], output: Path, limit: int | None,
         document = {
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "assay": version("assay"),
-            "settings": {"file": file, "limit": limit, "scorer": re.sub(r"api_key=[^,]*", "api_key=***", spec)},
+            "settings": {"file": file, "limit": limit, "scorer": redact(spec)},
             "identity": scorer.identity(),
             **asdict(found),
         }

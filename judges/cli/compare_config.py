@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from judges.errors import CannotRun
+from judges.errors import CannotRun, is_secret, redact
 from judges.plugins import unknown_name
 from judges.scorer import parse_spec
 
@@ -77,9 +77,9 @@ def scorer_labels(specs: Sequence[str], files: Sequence[str]) -> dict[str, str]:
         name, settings = parse_spec(spec)
         others = [parse_spec(other)[1] for other in specs if other != spec and parse_spec(other)[0] == name]
         different = [
-            f"{key}={value}"
+            redact(f"{key}={value}")
             for key, value in settings.items()
-            if key != "api_key" and any(other.get(key) != value for other in others)
+            if not is_secret(key) and any(other.get(key) != value for other in others)
         ]
         labels[spec] = " ".join([name, *different])
     for file in files:
@@ -90,8 +90,8 @@ def scorer_labels(specs: Sequence[str], files: Sequence[str]) -> dict[str, str]:
 
 
 def redacted(spec: str) -> str:
-    """A SPEC without its API key."""
-    return re.sub(r"api_key=[^,]*", "api_key=***", spec)
+    """A SPEC without its keys and passwords."""
+    return redact(spec)
 
 
 def _read(path: Path) -> CompareConfig:

@@ -52,7 +52,7 @@ def result_table(info: BenchmarkInfo, results: Sequence[Result], published: Sequ
             _failed_share(accuracy),
             format_share(result.main.worst, None, None),
             format_share(longer.value if longer else None, None, None),
-            str(result.reads.get("forced", 0)),
+            str(sum(count for read, count in result.reads.items() if read.startswith("forced"))),
             f"{result.usage.prompt_tokens + result.usage.generated_tokens:,}",
             f"{result.seconds:.1f}",
         )

@@ -148,6 +148,13 @@ def print_summary(summary: ScoreSummary, output: Path, quiet: bool) -> None:
             f" {usage.generated_tokens:,} generated)",
             file=sys.stderr,
         )
+    for cut, owner in ((summary.truncated, "judge"), (summary.truncated_candidates, "policy")):
+        if 2 * cut > summary.written:
+            print(
+                f"  {cut:,} of {summary.written:,} rows have a completion of the {owner} that its token limit cut off:"
+                f" raise the {owner}'s max_tokens (a reasoning model also needs them for its thoughts)",
+                file=sys.stderr,
+            )
     if summary.failed and not to_stdout:
         print("  the same command with --retry-failed judges the failed rows again", file=sys.stderr)
 

@@ -73,7 +73,11 @@ def _candidate_columns(sampled: PolicyOutput) -> dict[str, Any]:
     """The candidates in the columns that an input row would have, and the usage of generating them."""
     if isinstance(sampled.item, Failure):
         return {"generation": None}
-    generation = {"truncated": sampled.truncated, "usage": usage_to_dict(sampled.usage)}
+    generation: dict[str, Any] = {"truncated": sampled.truncated, "usage": usage_to_dict(sampled.usage)}
+    if sampled.failures:
+        generation["failures"] = [_failure(failure) for failure in sampled.failures]
+    if sampled.thoughts:
+        generation["thoughts"] = sampled.thoughts
     if len(sampled.item.responses) == 1:
         return {"response": sampled.item.responses[0], "generation": generation}
     return {"responses": sampled.item.responses, "generation": generation}

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from judges.engines.capabilities import Capabilities
+from judges.engines.thoughts import OPEN_THOUGHT, split_thinking
 from judges.errors import CannotRun
 from judges.types import Failure, FailureReason, Message, Usage
 
@@ -17,12 +19,51 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A generated token, and the most likely tokens at its position with their log-probabilities (natural)."""
+
+    token: str
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """One completion. `finish` is "stop" or "length"; `token_ids` is empty where the engine does not know them."""
+    """One completion. `finish` is "stop" or "length"; `token_ids` is empty where the engine does not know them.
+
+    `reasoning` is the thought that a server returned in a field of its own; it is no part of `text`. `in_thought`
+    says that the text begins inside a thought, which the prompt opened: all up to the closing tag is thought, and a
+    text without a closing tag is nothing else. `logprobs` has the tokens of the text where they were asked for.
+    """
 
     text: str
     finish: str
     token_ids: tuple[int, ...] = ()
+    reasoning: str = ""
+    in_thought: bool = False
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+    @property
+    def tagged_text(self) -> str:
+        """The text with the opening tag that the prompt holds, so that its thought can be told from what was said.
+
+        >>> Generation("Is it? 4", "length", in_thought=True).tagged_text
+        '<think>Is it? 4'
+        """
+        return OPEN_THOUGHT + self.text if self.in_thought else self.text
+
+    @property
+    def answer(self) -> str:
+        """What was said outside of thoughts.
+
+        >>> Generation("Is it?</think>Yes.", "stop", in_thought=True).answer
+        'Yes.'
+        """
+        return split_thinking(self.tagged_text)[1]
+
+    @property
+    def is_all_thought(self) -> bool:
+        """Whether the model thought and said nothing."""
+        return bool(self.text.strip() or self.reasoning) and not self.answer.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +73,8 @@ class Request:
     `prefix` is an unfinished assistant turn to continue. Where the model generated its beginning, `partial` is that
     generation: as far as the prefix repeats it, its token ids are sent again, so that the prefix cache has them.
     `choice` constrains the completion to one of these strings, `schema` to JSON of this schema (as text). `n`
-    completions share the computation of the prompt. `seed` is for this request alone.
+    completions share the computation of the prompt. `seed` is for this request alone. `top_logprobs` asks for so many
+    of the most likely tokens at each position.
     """
 
     messages: tuple[Message, ...]
@@ -46,6 +88,7 @@ class Request:
     choice: tuple[str, ...] | None = None
     schema: str | None = None
     seed: int | None = None
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +121,15 @@ def sampling_for(
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The result of a Request: `n` generations and their cost."""
+    """The result of a Request: its generations and their cost.
+
+    `failures` are those of the `n` that the engine paid for and withheld, such as one that a content filter removed;
+    where all of them fail, the request fails.
+    """
 
     choices: tuple[Generation, ...]
     usage: Usage
+    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +142,15 @@ class LogLikelihood:
 
 
 class RequestFailed(Exception):
-    """One request failed, with the `failure` of its row. Other requests are not affected."""
+    """One request failed, with the `failure` of its row. Other requests are not affected.
 
-    def __init__(self, reason: FailureReason, message: str) -> None:
+    `usage` is what the server billed for it all the same.
+    """
+
+    def __init__(self, reason: FailureReason, message: str, usage: Usage = Usage()) -> None:
         super().__init__(message)
         self.failure = Failure(reason, message)
+        self.usage = usage
 
     @classmethod
     def from_error(cls, error: Exception) -> RequestFailed:
@@ -107,10 +159,14 @@ class RequestFailed(Exception):
 
 
 class Engine(ABC):
-    """Completes text. Its coroutines run on the shared event loop (`submit`)."""
+    """Completes text. Its coroutines run on the shared event loop (`submit`).
+
+    `capabilities` is what it can do. A request for anything else raises NotSupported.
+    """
 
     name: str
     model: str
+    capabilities: Capabilities = Capabilities(top_logprobs=0)
 
     @abstractmethod
     async def complete(self, request: Request) -> Completion:
@@ -150,6 +206,13 @@ class Engine(ABC):
     ) -> list[int] | None:
         """The token ids of the prompt, where the engine tokenizes itself; else None."""
         return None
+
+    async def find_label_scoring(self) -> None:
+        """Find out, without a completion, whether given labels can be scored, where it is not known."""
+
+    def begins_in_thought(self, request: Request) -> bool:
+        """Whether what is generated for `request` begins inside a thought that its prompt opened."""
+        return False
 
     def close(self) -> None:
         """Free memory and end all processes of the engine. Safe to call twice."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import itertools
 import re
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
 
 from judges.engines.base import Generation, RequestFailed
+from judges.engines.thoughts import CLOSE_THOUGHT, ends_in_thinking, split_turn
 from judges.errors import CannotRun
 from judges.types import Message
 
@@ -47,21 +50,46 @@ class Control:
 
 
 def chat_ids(
-    tokenizer: Any, messages: tuple[Message, ...], prefix: str = "", partial: Generation | None = None
+    tokenizer: Any,
+    messages: tuple[Message, ...],
+    prefix: str = "",
+    partial: Generation | None = None,
+    template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    answer: bool = False,
 ) -> list[int]:
     """Token ids of a conversation and the beginning of the assistant's turn, which continues `prefix`.
 
     The conversation is tokenized at once, through the chat template. Its control tokens are those that the template
     wrote: "<|im_end|>" in a message or the prefix becomes the tokens of its plain characters. Without such a string
-    the ids are exactly the tokenizer's own. Raises CannotRun without a chat template, RequestFailed where the
-    template refuses the conversation.
+    the ids are exactly the tokenizer's own. `template_kwargs` are further variables of the template.
+
+    Some templates open a thought for the model ("<think>"). It is closed where a prefix that the model did not write
+    follows, or where an `answer` without a thought is to follow.
+
+    Raises CannotRun without a chat template, RequestFailed where the template refuses the conversation.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise CannotRun(
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruction-tuned model"
         )
-    ids = _encode(tokenizer, _render(tokenizer, messages, True))
-    return ids + turn_ids(tokenizer, prefix, partial)
+    pieces = _render(tokenizer, messages, True, template_kwargs)
+    if (prefix or answer) and partial is None and _ends_in_thought(pieces):
+        pieces.append(Piece(CLOSE_THOUGHT.lstrip("\n") if pieces[-1].text.endswith("\n") else CLOSE_THOUGHT))
+    return _encode(tokenizer, pieces) + turn_ids(tokenizer, prefix, partial)
+
+
+def opens_thought(tokenizer: Any, template_kwargs: Mapping[str, Any] = MappingProxyType({})) -> bool:
+    """Whether the prompt that the chat template renders ends inside a thought, which the model then goes on with."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return False
+    try:
+        return _ends_in_thought(_render(tokenizer, ({"role": "user", "content": "Hi"},), True, template_kwargs))
+    except RequestFailed:
+        return False
+
+
+def _ends_in_thought(pieces: list[Piece]) -> bool:
+    return ends_in_thinking("".join(piece.text for piece in pieces if piece.message is None))
 
 
 def conversation_ids(tokenizer: Any, messages: tuple[Message, ...], response: str) -> tuple[list[int], list[int]]:
@@ -146,33 +174,58 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
     return {i: t for i, (t, special) in added.items() if t.strip() and (special or len(t.strip()) > 1)}
 
 
-def _render(tokenizer: Any, messages: tuple[Message, ...], generation_prompt: bool) -> list[Piece]:
+def _render(
+    tokenizer: Any,
+    messages: tuple[Message, ...],
+    generation_prompt: bool,
+    template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Piece]:
     """The rendered conversation, split into the template's own text and the contents of messages.
 
-    White space around a message is left to the template, which may trim it. A blank message has no piece.
+    White space around a message is left to the template, which may trim it. A blank message has no piece. A template
+    that reads thoughts out of the assistant's turns gets the tags of a turn that begins with one thought, and shows
+    or leaves out the thought as it does for its model; what stands inside the tags and after them is still data.
     """
     turns: list[dict[str, str]] = []
     cores: dict[str, str] = {}
+    indices: dict[str, int] = {}
+    reads_thoughts = "</think>" in _template_text(tokenizer)
+
+    def hide(text: str, message: int) -> str:
+        core = text.strip()
+        if not core:
+            return text
+        placeholder = chr(_FIRST_PLACEHOLDER + len(cores))
+        cores[placeholder], indices[placeholder] = core, message
+        start = text.index(core)
+        return text[:start] + placeholder + text[start + len(core) :]
+
     for i, message in enumerate(messages):
         # Templates write a role unchanged: "user<|im_end|>" would end the turn.
         if not message["role"].isidentifier():
             raise RequestFailed("malformed", f"{message['role']!r} is not a role")
         content = message["content"]
-        core = content.strip()
-        if core:
-            placeholder = chr(_FIRST_PLACEHOLDER + i)
-            cores[placeholder] = core
-            start = content.index(core)
-            content = content[:start] + placeholder + content[start + len(core) :]
+        parts = split_turn(content) if reads_thoughts and message["role"] == "assistant" else None
+        if parts is None:
+            content = hide(content, i)
+        else:
+            content = f"<think>{hide(parts[0], i)}</think>{hide(parts[1], i)}"
         turns.append({"role": message["role"], "content": content})
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
+        text: str = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=generation_prompt, **template_kwargs
+        )
     except TemplateError as error:  # some templates refuse a system turn, or roles that do not alternate
         raise RequestFailed("malformed", f"the model's chat template refuses this conversation: {error}") from error
     if not cores:
         return [Piece(text)]
-    parts = re.split(f"([{''.join(cores)}])", text)
-    return [Piece(cores[p], ord(p) - _FIRST_PLACEHOLDER) if p in cores else Piece(p) for p in parts if p]
+    pieces = re.split(f"([{''.join(cores)}])", text)
+    return [Piece(cores[p], indices[p]) if p in cores else Piece(p) for p in pieces if p]
+
+
+def _template_text(tokenizer: Any) -> str:
+    template = getattr(tokenizer, "chat_template", None) or ""  # some have several, by name
+    return template if isinstance(template, str) else "\n".join(template.values())
 
 
 def _encode(tokenizer: Any, pieces: list[Piece]) -> list[int]:
@@ -278,8 +331,7 @@ def _markers(tokenizer: Any, tokens: dict[int, str]) -> re.Pattern[str] | None:
     """A pattern of the strings that structure this tokenizer's template without being tokens."""
     if not getattr(tokenizer, "chat_template", None):
         return None
-    template = tokenizer.chat_template  # some have several, by name
-    markers = _find_markers(template if isinstance(template, str) else "\n".join(template.values()))
+    markers = _find_markers(_template_text(tokenizer))
     normalized = {_normalize(tokenizer, marker) for marker in markers - set(tokens.values())}
     longest_first = sorted(normalized, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,6 +72,30 @@ def fingerprint(path: str) -> str | None:
     for weights in sorted(folder.glob("*.safetensors")):
         digest.update(f"{weights.name} {weights.stat().st_size} {weights.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:12]
+
+
+def template_digest(path: str) -> str | None:
+    """Twelve hex digits of a local folder's chat template and generation settings; None where it has neither.
+
+    Both decide what a model generates, and neither is part of `fingerprint`, on which existing files depend. The
+    contents count, not the times, and of `tokenizer_config.json` the chat template alone.
+    """
+    folder = Path(path)
+    digest = hashlib.sha256()
+    found = False
+    for name in ("chat_template.jinja", "chat_template.json", "generation_config.json"):
+        if (folder / name).is_file():
+            found = True
+            digest.update(f"{name}\n".encode() + (folder / name).read_bytes())
+    for file in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        found = True
+        digest.update(f"{file.name}\n".encode() + file.read_bytes())
+    with suppress(OSError, ValueError, AttributeError):
+        template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+        if template is not None:
+            found = True
+            digest.update(json.dumps(template, sort_keys=True).encode())
+    return digest.hexdigest()[:12] if found else None
 
 
 def cache_folder() -> Path:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from judges.engines.base import Engine, Request, RequestFailed, sampling_for, submit
+from judges.engines.base import Engine, Generation, Request, RequestFailed, sampling_for, submit
 from judges.engines.concurrency import map_unordered
 from judges.engines.registry import EngineHandle
+from judges.engines.thoughts import THINK_TAG, split_leading_thought
 from judges.errors import CannotRun
 from judges.types import Failure, Item, Message, Usage
 
@@ -56,13 +57,17 @@ class Prompt:
 class PolicyOutput:
     """The candidates sampled for a Prompt: an Item with them in sampling order, or the Failure of the request.
 
-    `truncated` is, for each candidate, whether it reached the token limit.
+    `truncated` is, for each candidate, whether it reached the token limit. `failures` are those of candidates that
+    the server withheld or broke off; the Item has the others. `thoughts` are those of the candidates, which are no
+    part of the responses: nothing that judges or trains on a response sees them.
     """
 
     prompt: Prompt
     item: Item | Failure
     truncated: tuple[bool, ...] = ()
     usage: Usage = Usage()
+    failures: tuple[Failure, ...] = ()
+    thoughts: tuple[str, ...] = ()
 
 
 class Policy:
@@ -70,7 +75,8 @@ class Policy:
 
     The defaults are those of Yuan et al. 2024 (arXiv 2401.10020): 4 candidates, temperature 0.7, top_p 0.9. All
     candidates of a prompt are one request, so the prompt is computed once; its seed is derived from `seed` and the
-    prompt's text. `window` bounds the candidates in flight. An empty candidate is kept for the scorer to judge.
+    prompt's text. `window` bounds the candidates in flight. An empty candidate is kept for the scorer to judge. Of a
+    candidate with a thought the response is what was said after it; one that ended inside its thought is empty.
     `engine`, `base_url`, `api_key`, `store` and `engine.KEY` mean what they mean for an LLM judge, and the engine is
     shared with every scorer that has the same model and settings. Raises CannotRun for invalid settings.
     """
@@ -139,13 +145,15 @@ class Policy:
         try:
             completion = await engine.complete(request)
         except RequestFailed as error:
-            return PolicyOutput(prompt, error.failure)
-        choices = completion.choices
-        if len(choices) != self.candidates:
+            return PolicyOutput(prompt, error.failure, usage=error.usage)
+        choices, failures = completion.choices, completion.failures
+        if not choices or len(choices) + len(failures) != self.candidates:
             message = f"the policy's engine returned {len(choices)} of {self.candidates} candidates"
             return PolicyOutput(prompt, Failure("engine", message), usage=completion.usage)
-        item = prompt.with_responses([choice.text for choice in choices])
-        return PolicyOutput(prompt, item, tuple(choice.finish == "length" for choice in choices), completion.usage)
+        thoughts = tuple(_thought(choice) for choice in choices)
+        item = prompt.with_responses([_response(choice) for choice in choices])
+        truncated = tuple(choice.finish == "length" for choice in choices)
+        return PolicyOutput(prompt, item, truncated, completion.usage, failures, thoughts if any(thoughts) else ())
 
     def stream(self, prompts: Iterable[Prompt | Item]) -> Iterator[PolicyOutput | Item]:
         """Yield the candidates of each Prompt as they are finished, in any order, with bounded memory.
@@ -195,3 +203,17 @@ class Policy:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _thought(generation: Generation) -> str:
+    return generation.reasoning or THINK_TAG.sub("", split_leading_thought(generation.tagged_text)[0]).strip()
+
+
+def _response(generation: Generation) -> str:
+    """What a candidate said. A text without a thought is unchanged; else the white space after the thought is dropped.
+
+    >>> _response(Generation("<think>Easy.</think>\\n\\n4", "stop")), _response(Generation(" 4", "stop"))
+    ('4', ' 4')
+    """
+    thought, answer = split_leading_thought(generation.tagged_text)
+    return answer.lstrip() if thought else answer

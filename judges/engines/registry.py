@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from judges.engines.base import Engine
-from judges.engines.embedded import fingerprint, resolve_model
+from judges.engines.embedded import PREFIX, fingerprint, resolve_model, template_digest
 from judges.errors import CannotRun
 from judges.plugins import Registry, setting_names, unknown_name
 
@@ -26,8 +26,16 @@ ENGINES = Registry(
         "transformers": "judges.engines.transformers:TransformersEngine",
     },
 )
-# Where and how long to wait for a server. They do not change its completions, so a run resumes with other values.
-CONNECTION_SETTINGS = ("base_url", "api_key", "timeout", "retries", "patience")
+# Where, how long and how fast to ask a server. They do not change its completions, so a run resumes with other values.
+CONNECTION_SETTINGS = (
+    "base_url",
+    "api_key",
+    "timeout",
+    "retries",
+    "patience",
+    "requests_per_minute",
+    "tokens_per_minute",
+)
 _lock = threading.Lock()
 _open: dict[str, tuple[Engine, int]] = {}
 
@@ -108,7 +116,9 @@ class EngineHandle:
             return self._given_engine
         if self._stored_engine is None and self._engine is None:
             if not self._only_store:
-                self._engine = open_engine(self.kind, self.model, **self.settings)
+                server = self.kind == "openai"
+                settings = {k: v for k, v in self.settings.items() if not (server and k == "revision")}
+                self._engine = open_engine(self.kind, self.model, **settings)
             if self._store:
                 from judges.engines.store import StoredEngine
 
@@ -131,13 +141,29 @@ class EngineHandle:
         self._only_store = True
 
     def identity(self) -> dict[str, Any]:
-        """What determines the completions: model, revision, engine and its settings."""
+        """What determines the completions: model, revision, chat template, engine and its settings.
+
+        `engine.revision=` names the checkpoint that a server has under the model's name.
+        """
         return {
             "model": self.model,
-            "revision": None if self.kind == "openai" else fingerprint(resolve_model(self.model)),
+            "revision": self._revision(),
             "engine": self.kind,
             "engine_settings": {key: value for key, value in self.settings.items() if key not in CONNECTION_SETTINGS},
-        }
+        } | self._template_identity()
+
+    def _revision(self) -> str | None:
+        """What tells checkpoints of one name apart: a folder's fingerprint, or what the user says of a server's."""
+        if self.kind == "openai":
+            return str(self.settings["revision"]) if "revision" in self.settings else None
+        return fingerprint(resolve_model(self.model))
+
+    def _template_identity(self) -> dict[str, Any]:
+        """The digest of a folder's chat template and generation settings, which `fingerprint` does not cover."""
+        if self.kind == "openai" or self.model.startswith(PREFIX):
+            return {}  # a server's are not known; an embedded model's never change
+        digest = template_digest(resolve_model(self.model))
+        return {} if digest is None else {"chat_template": digest}
 
     def close(self) -> None:
         """Release the engine. Safe to call twice."""

@@ -14,11 +14,11 @@ from judges.engines.base import Completion, Generation, LogLikelihood, Request, 
 from judges.engines.chat_template import plain_ids
 from judges.engines.concurrency import Batcher
 from judges.engines.embedded import fingerprint, resolve_model
-from judges.engines.local import LocalEngine
+from judges.engines.local import TEMPLATE_KWARGS, LocalEngine, next_token_sets, split_template_kwargs
 from judges.engines.quiet import hide_loading_bars
 from judges.errors import CannotRun
 from judges.plugins import unknown_name
-from judges.types import Usage
+from judges.types import Message, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,23 @@ class TransformersEngine(LocalEngine):
     """A causal LM in transformers.
 
     Greedy requests that wait together run as one padded batch of at most `batch_size`. Sampled ones run one at a
-    time, so that a completion depends on its own seed alone. `dtype` is that of `from_pretrained`.
+    time, so that a completion depends on its own seed alone. `dtype` and `revision` are those of `from_pretrained`, and
+    `chat_template_kwargs.KEY` are variables of the chat template (`enable_thinking`). Of the checkpoint's
+    `generation_config.json` only the tokens that end a turn are used, as under vLLM: its sampling defaults (such as
+    top_k and repetition_penalty) would change what a request asks for.
     """
 
     name = "transformers"
 
-    def __init__(self, model: str, dtype: str = "auto", batch_size: int = 16, **unknown: Any) -> None:
+    def __init__(
+        self, model: str, dtype: str = "auto", batch_size: int = 16, revision: str = "", **settings: Any
+    ) -> None:
+        unknown, self.template_kwargs = split_template_kwargs(settings)
         if unknown:
-            known = ("dtype", "batch_size")
+            known = ("dtype", "batch_size", "revision", f"{TEMPLATE_KWARGS}.KEY")
             raise CannotRun(unknown_name("engine transformers has no setting", next(iter(unknown)), known, "It takes"))
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         self.model = model
         self._dtype = dtype
@@ -51,25 +57,31 @@ class TransformersEngine(LocalEngine):
         path = resolve_model(model)
         self._revision = fingerprint(path)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(path)
+            self._tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or None)
             with hide_loading_bars():
-                self._lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True).eval()
+                self._lm = AutoModelForCausalLM.from_pretrained(
+                    path, dtype=dtype, use_safetensors=True, revision=revision or None
+                ).eval()
         except (OSError, ValueError) as error:
             raise CannotRun(f"transformers could not load {model!r}: {str(error).splitlines()[0]}") from error
         if torch.cuda.is_available():
             self._lm.to("cuda")
+        own = self._lm.generation_config
+        self._end = own.eos_token_id
+        self._lm.generation_config = GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id)
         self._context = int(self._lm.config.max_position_embeddings)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="assay-transformers")
         # Requests that are issued together arrive within the delay.
         self._batches = Batcher(self._generate, self._thread, delay=0.005, select=self._select_batch)
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"revision": self._revision, "dtype": self._dtype}
+        identity = super().identity() | {"revision": self._revision, "dtype": self._dtype}
+        return identity | ({TEMPLATE_KWARGS: dict(self.template_kwargs)} if self.template_kwargs else {})
 
     async def complete(self, request: Request) -> Completion:
         if request.schema:
             raise CannotRun("engine transformers cannot limit a completion to JSON: read by text, or use vllm")
-        ids = self.token_ids(request.messages, request.prefix, request.partial)
+        ids = self.request_ids(request)
         if len(ids) >= self._context:
             raise RequestFailed(
                 "too-long", f"the prompt has {len(ids)} tokens, the model's context holds {self._context}"
@@ -141,12 +153,11 @@ class TransformersEngine(LocalEngine):
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         cut = min((text.index(s) for s in request.stop if s in text), default=None)
         finished = stop is not None or cut is not None or bool(request.choice and text in request.choice)
-        return Generation(text[:cut], "stop" if finished else "length", tuple(ids))
+        finish = "stop" if finished else "length"
+        return Generation(text[:cut], finish, tuple(ids), in_thought=self.begins_in_thought(request))
 
     def _end_ids(self) -> list[int]:
-        ends = self._lm.generation_config.eos_token_id
-        if ends is None:
-            ends = self._tokenizer.eos_token_id
+        ends = self._end if self._end is not None else self._tokenizer.eos_token_id
         return list(ends) if isinstance(ends, list | tuple) else [int(ends)]
 
     def _allowed_tokens(self, choice: tuple[str, ...], start: int, end: int) -> Callable[[int, Any], list[int]]:
@@ -168,6 +179,44 @@ class TransformersEngine(LocalEngine):
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._sum_logprobs, before, after)
         except RuntimeError as error:
             raise RequestFailed.from_error(error) from error
+
+    async def log_likelihoods(
+        self,
+        messages: tuple[Message, ...],
+        prefix: str,
+        continuations: tuple[str, ...],
+        partial: Generation | None = None,
+    ) -> list[LogLikelihood]:
+        # One forward pass for each distinct beginning of the continuations: a single one where all are one token.
+        before = self.token_ids(messages, prefix, partial, answer=True)
+        continuation_ids = [tuple(plain_ids(self._tokenizer, continuation)) for continuation in continuations]
+        longest = len(before) + max(map(len, continuation_ids))
+        if longest > self._context:
+            raise RequestFailed("too-long", f"{longest} tokens in a context of {self._context}")
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, self._label_logprobs, before, continuation_ids)
+        except RuntimeError as error:
+            raise RequestFailed.from_error(error) from error
+
+    def _label_logprobs(self, before: list[int], continuations: list[tuple[int, ...]]) -> list[LogLikelihood]:
+        import torch
+
+        started = time.perf_counter()
+        logprobs: dict[tuple[int, ...], dict[int, float]] = {}
+        tokens = 0
+        for beginning, following in next_token_sets(continuations).items():
+            ids = torch.tensor([[*before, *beginning]], device=self._lm.device)
+            with torch.inference_mode():
+                row = self._lm(ids, logits_to_keep=1).logits[0, -1].float().log_softmax(-1)
+            chosen = sorted(following)
+            logprobs[beginning] = dict(zip(chosen, row[chosen].tolist(), strict=True))
+            tokens += ids.shape[1]
+        usage = Usage(tokens, 0, 0, time.perf_counter() - started)
+        totals = [sum(logprobs[ids[:i]][ids[i]] for i in range(len(ids))) for ids in continuations]
+        # The first carries the usage of all.
+        usages = [usage] + [Usage()] * (len(continuations) - 1)
+        return [LogLikelihood(t, len(i), u) for t, i, u in zip(totals, continuations, usages, strict=True)]
 
     def _sum_logprobs(self, before: list[int], after: list[int]) -> LogLikelihood:
         import torch

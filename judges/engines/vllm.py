@@ -12,7 +12,7 @@ from typing import Any
 from judges.engines.base import Completion, Generation, LogLikelihood, Request, RequestFailed, event_loop
 from judges.engines.chat_template import plain_ids
 from judges.engines.embedded import fingerprint, resolve_model
-from judges.engines.local import LocalEngine
+from judges.engines.local import TEMPLATE_KWARGS, LocalEngine, next_token_sets, split_template_kwargs
 from judges.engines.quiet import announce, hide_vllm_messages
 from judges.engines.vllm_process import EngineProcess, RestartBudget
 from judges.errors import CannotRun
@@ -60,12 +60,20 @@ class VLLMEngine(LocalEngine):
 
     When its process dies it is restarted, a few times at most, and the unfinished requests are sent again. A request
     carries all that determines its completion, so the result is the same.
+
+    `thinking_tokens` is the most tokens of a thought: vLLM then closes it, and the answer has what is left of the
+    request's `max_tokens`. `chat_template_kwargs.KEY` are variables of the chat template (`enable_thinking`). The
+    checkpoint's sampling defaults (`generation_config.json`) are not used: a request carries all its settings.
     """
 
     name = "vllm"
 
-    def __init__(self, model: str, **engine_args: Any) -> None:
+    def __init__(self, model: str, thinking_tokens: int | None = None, **settings_given: Any) -> None:
+        engine_args, self.template_kwargs = split_template_kwargs(settings_given)
+        if thinking_tokens is not None and not (type(thinking_tokens) is int and thinking_tokens >= 0):
+            raise CannotRun(f"engine vllm: thinking_tokens is a whole number from 0 up, not {thinking_tokens!r}")
         self.model = model
+        self._thinking_tokens = thinking_tokens
         self._args = engine_args
         self._ids = itertools.count()
         path = resolve_model(model)
@@ -79,6 +87,8 @@ class VLLMEngine(LocalEngine):
         }
         if on_cpu:
             settings |= cpu_settings(int(engine_args.get("max_model_len") or 0))
+        if thinking_tokens is not None:
+            settings["reasoning_config"] = {"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}
         self._settings = settings | engine_args
         self._restarts = RestartBudget(model)
         self._lifecycle = threading.Lock()  # `close` is called on another thread than the event loop
@@ -98,13 +108,18 @@ class VLLMEngine(LocalEngine):
     def identity(self) -> dict[str, Any]:
         from vllm import __version__
 
-        return super().identity() | {"revision": self._revision, "vllm": __version__, "engine_args": self._args}
+        identity = super().identity() | {"revision": self._revision, "vllm": __version__, "engine_args": self._args}
+        if self.template_kwargs:
+            identity[TEMPLATE_KWARGS] = dict(self.template_kwargs)
+        if self._thinking_tokens is not None:
+            identity["thinking_tokens"] = self._thinking_tokens
+        return identity
 
     async def complete(self, request: Request) -> Completion:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        ids = self.token_ids(request.messages, request.prefix, request.partial)
+        ids = self.request_ids(request)
         room = self._context - len(ids)
         if room < 1:
             raise RequestFailed(
@@ -125,12 +140,16 @@ class VLLMEngine(LocalEngine):
             structured_outputs=constraint,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        if self._thinking_tokens is not None and constraint is None:
+            parameters.thinking_token_budget = self._thinking_tokens
         output, seconds = await self._run(ids, parameters)
+        in_thought = self.begins_in_thought(request)
         choices = tuple(
             Generation(
                 text=o.text,
                 finish="length" if o.finish_reason == "length" else "stop",
                 token_ids=tuple(o.token_ids),
+                in_thought=in_thought,
             )
             for o in output.outputs
         )
@@ -168,12 +187,9 @@ class VLLMEngine(LocalEngine):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        before = self.token_ids(messages, prefix, partial)
+        before = self.token_ids(messages, prefix, partial, answer=True)
         continuation_ids = [tuple(plain_ids(self._tokenizer, continuation)) for continuation in continuations]
-        next_tokens: dict[tuple[int, ...], set[int]] = {}
-        for ids in continuation_ids:
-            for i in range(len(ids)):
-                next_tokens.setdefault(ids[:i], set()).add(ids[i])
+        next_tokens = next_token_sets(continuation_ids)
         if len(before) + max(map(len, continuation_ids)) > self._context:
             raise RequestFailed("too-long", f"{len(before)} tokens, the model's context holds {self._context}")
 

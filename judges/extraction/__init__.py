@@ -8,6 +8,9 @@ Rules that hold for all readers; `score`, `label` and `json_verdict` add their o
 - The LAST announcement ("Score:", in any case, bold, in brackets, "Score (0-5):") decides, well-formed or not; after a
   malformed one no earlier mention is used. An announcement in a quotation (in quotation marks or backticks within a
   line, or in a line that begins with ">") is malformed too, because it may be quoted from the response.
+- An announcement of another kind ("Maximum score:", "Confidence score:", "上次评分") decides only where
+  there is no plain one; different verdicts of such announcements are malformed. A verdict that its own sentence takes
+  back ("Score: 4; I give 3", "Verdict: A; no, B") is malformed.
 - The reason is `refused` only for a text that begins with "I cannot rate …", "抱歉，我无法评分" or the like and has no
   verdict.
 

@@ -26,6 +26,51 @@ def _announcement_pattern(announcement: str | None) -> re.Pattern[str]:
     )
 
 
+# Words before an announcement that make it one of another kind, and words that leave it the verdict's own.
+_OTHER_KIND = re.compile(
+    r"(?:\b(?:max\.?|maximum|min|minimum|highest|lowest|top|possible|perfect|full|higher|lower|better|worse|confidence"
+    r"|certainty|previous|prior|earlier|old|initial|first|original|last|past|reference|average|mean|baseline|relevance"
+    r"|style|clarity|accuracy|helpfulness|correctness|completeness|fluency|safety|depth|tone|format|sub)"
+    rf"[\s_{MARKS}-]{{1,4}}|(?:最高|最低|满|更高|上次|上一次|之前|此前|先前|原|初始|初步|历史|参考|平均|置信度?|信心|风格|[性度])的?)\Z",
+    re.IGNORECASE,
+)
+_OWN = re.compile(
+    r"\b(?:overall|final|total|quality|combined|resulting|revised|updated|corrected|adjusted|new|the|my|this|a|its|your|and"
+    r"|so|is|thus|therefore|hence|verdict|evaluation|response|answer)\Z",
+    re.IGNORECASE,
+)
+
+
+def _kind(text: str, start: int) -> str:
+    """ "own", "other" or "unknown": what the words before an announcement, in its line, make of it."""
+    before = text[max(0, start - 40) : start].rsplit("\n", 1)[-1]
+    if _OTHER_KIND.search(before):
+        return "other"
+    bare = before.rstrip(" \t_" + MARKS)
+    return "own" if not re.search(r"[A-Za-z]\Z", bare) or _OWN.search(bare) else "unknown"
+
+
+def _number_after(text: str, end: int) -> str | None:
+    found = re.compile(r"[^\w\n]{0,12}(\d{1,12}(?:\.\d{1,12})?)").match(text, end)
+    return found[1] if found else None
+
+
+def _deciding(text: str, found: list[re.Match[str]]) -> re.Match[str] | Failure:
+    """The last announcement that is the verdict's own; one of another kind decides only where there is no own one."""
+    kinds = [_kind(text, match.start()) for match in found]
+    own = max((i for i, kind in enumerate(kinds) if kind == "own"), default=None)
+    rest = (
+        [m for m, kind in zip(found, kinds, strict=True) if kind == "unknown"]
+        if own is None
+        else [m for m, kind in zip(found[own:], kinds[own:], strict=True) if kind == "unknown"]
+    )
+    deciding = found[own] if own is not None else (rest or found)[-1]
+    numbers = {_number_after(text, m.end()) for m in [deciding, *(rest or (found if own is None else []))]}
+    if len(numbers) > 1:
+        return Failure("malformed", "announcements of different kinds have different verdicts")
+    return deciding
+
+
 def last_announcement(text: str, announcement: str | None) -> tuple[str, re.Match[str] | None] | Failure:
     """(visible text, match) of the last announcement; the match is None where there is none.
 
@@ -33,15 +78,18 @@ def last_announcement(text: str, announcement: str | None) -> tuple[str, re.Matc
     empty and an announcement inside a quotation are Failures. The match has a group `scale`: what stands in
     parentheses, as in "Score (0-5):".
     """
-    visible, last = visible_text(text), None
+    visible = visible_text(text)
     if isinstance(visible, Failure):
         return visible
-    for last in _announcement_pattern(announcement).finditer(visible):  # noqa: B007
-        pass
+    found = list(_announcement_pattern(announcement).finditer(visible))
+    last = found[-1] if found else None
     # In '"score": 7' the quotation ends before the colon: a key, not a quotation.
     if last is not None and not set(last["close"]) & set("\"'`”’") and is_quoted(visible, last.start()):
         return Failure("malformed", f"the last announcement is a quotation: {visible[last.start() :][:40]!r}")
-    return visible, last
+    if last is None or len(found) == 1:
+        return visible, last
+    deciding = _deciding(visible, found)
+    return deciding if isinstance(deciding, Failure) else (visible, deciding)
 
 
 def is_quoted(text: str, position: int) -> bool:

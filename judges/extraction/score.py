@@ -1,7 +1,8 @@
 """Scores: the number that a judge's completion announces, on its scale.
 
 A number is digits, "four", "八" or "八十五", with "points", "stars", "分". "4/5" and "4 out of 5" must name the scale's
-top, "80%" a top of 100; any other is off-scale. A range, a sum, a decimal comma, "4 and a half", "4+", "4?", "about 4",
+top, "80%" a top of 100; any other is off-scale. A sum counts where it is right and
+ends its line ("1+1+1+0 = 3"). A range, another sum, a decimal comma, "4 and a half", "4+", "4?", "about 4",
 "1e1", "1 point for style", "4 criteria" are malformed, and so are "N/A" and a row of stars. Without an announcement,
 only one rating ("I rate it 8 out of 10", "打9分", or a line of its own) or a text that is only a number counts.
 """
@@ -46,6 +47,7 @@ _CONTINUATIONS = (
     ),
     ("a sum or a longer number", rf"{SPACE}(?:and\s(?:a\s)?(?:half|quarter)|point\s|plus\b|minus\b)"),
     ("in doubt", r"\?"),
+    ("in doubt", rf"{SPACE}(?:would|could|might|may|should|seems?|(?:is|was)\s(?:too|not))\b"),
     ("a word", r"[^\W\d]|/"),
     ("the points of one criterion", rf"(?:(?<=point)|(?<=points)|(?<=pts)){SPACE}(?:for|to)\b"),
     (
@@ -55,6 +57,17 @@ _CONTINUATIONS = (
 )
 _CONTINUATION_PATTERNS = [(kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _CONTINUATIONS]
 _SENTENCE = re.compile(r"[^\n。；;.]{0,400}")
+# A sum of points that ends its line: "1+1+1+0 = 3".
+_SUM = re.compile(
+    rf"{OPENING}(?P<parts>{_DIGITS}(?:{SPACE}\+{SPACE}{_DIGITS}){{1,16}}){SPACE}={SPACE}[{MARKS}]{{0,4}}(?P<total>{_DIGITS})"
+    rf"(?:{SPACE}/{SPACE}(?P<top>{_DIGITS}))?{CLOSING}\.?{SPACE}(?=\n|\Z)"
+)
+# A second number that takes the announced one back: "Score: 4; no, I give 3".
+_TAKEN_BACK = re.compile(
+    r"(?:\b(?:I(?:'d|\swould|\swill|'ll)?\s(?:\w{1,12}\s)?(?:give|rate|score|assign|choose|say|award)|no|actually|rather|instead"
+    r"|but|wait|make\sit|make\sthat|or)\b|不对|应为|应该|改为|而是)[^\d\n]{0,30}\d",
+    re.IGNORECASE,
+)
 _IN_BRACKETS = re.compile(r"\([^()]{0,400}\)")
 # After "one" or "一": punctuation, a bracket or a reason; "one of the best" is no number.
 _AFTER_WORD = re.compile(rf"(?!-\w){SPACE}(?:[^\w\s]|\n|\Z|(?:because|since|as|for|due|overall)\b)", re.IGNORECASE)
@@ -99,6 +112,11 @@ def read_score(text: str, scale: Scale, announcement: str | None = None) -> Read
         bounds = re.findall(_DIGITS, announced["scale"] or "")
         if bounds and float(bounds[-1]) != scale.high:
             return Failure("off-scale", f"{announced[0]!r} does not name the scale {scale}")
+        if (total := _SUM.match(visible, announced.end())) is not None:
+            parts = [float(part) for part in re.findall(_DIGITS, total["parts"])]
+            if abs(sum(parts) - float(total["total"])) > 1e-9:
+                return Failure("malformed", f"the sum is wrong: {total[0].strip()!r}")
+            return _on_scale(total["total"], total["top"], scale, total.span("total"))
         match = _VERDICT.match(visible, announced.end())
         if match is None:
             return unreadable_verdict(text, visible, announced.end(), "a number")
@@ -165,6 +183,9 @@ def _not_a_number(text: str, match: re.Match[str]) -> str | None:
     sentence = _SENTENCE.match(text, end)
     if sentence and re.search(r"[+=×]\s?\d", _IN_BRACKETS.sub("", sentence[0])):
         return "a sum or a longer number"
+    line = text[end : end + 200].split("\n", 1)[0]
+    if _TAKEN_BACK.search(re.split(r"[.。!！](?=\s|\Z)", line)[0]):
+        return "followed by a second number"
     return None
 
 

@@ -14,7 +14,7 @@ from judges.data.shards import input_fingerprint, list_shards
 from judges.data.writers import write_rows
 from judges.engines.embedded import fingerprint, resolve_model
 from judges.engines.policy import Policy, Prompt
-from judges.errors import CannotRun
+from judges.errors import CannotRun, redact_settings
 from judges.evaluation.benchmarks import load_benchmark
 from judges.preferences.dpo import DPOSettings
 from judges.preferences.export import PairOptions
@@ -174,7 +174,7 @@ def _normalized_text(prompt: Item | Prompt) -> str:
 
 def build_manifest(config: IterateConfig) -> dict[str, Any]:
     """The settings and input fingerprints that must not change when a run is resumed."""
-    settings = {key: value for key, value in asdict(config).items() if key not in _CHANGEABLE}
+    settings = {key: value for key, value in redact_settings(asdict(config)).items() if key not in _CHANGEABLE}
     sources = {"prompts": config.prompts, "held_out": config.held_out, "evaluation_data": config.evaluation_data}
     settings |= {key: input_fingerprint(source) for key, source in sources.items() if source is not None}
     return json_round_trip(settings | {"revision": fingerprint(resolve_model(config.model))})

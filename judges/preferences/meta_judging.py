@@ -97,7 +97,7 @@ def _text_and_score(vote: Judgment, announcement: str) -> tuple[str, float] | No
     if vote.score is None or not vote.completions:
         return None
     text = vote.completions[0].rstrip()
-    return (f"{text}\n{announcement} {vote.score:g}" if vote.read == "forced" else text), vote.score
+    return (f"{text}\n{announcement} {vote.score:g}" if (vote.read or "").startswith("forced") else text), vote.score
 
 
 def meta_judged_pairs(

@@ -61,7 +61,9 @@ def parse_scored_row(columns: Mapping[str, Any], mapping: Mapping[str, str]) -> 
     number, name = columns["row"], str(columns["id"])
     # An input may have a column of this name too; only ours has exactly these keys.
     generation = columns.get("generation")
-    sampled = isinstance(generation, Mapping) and generation.keys() == {"truncated", "usage"}
+    sampled = isinstance(generation, Mapping) and (
+        {"truncated", "usage"} <= generation.keys() <= {"truncated", "usage", "failures", "thoughts"}
+    )
     # An input column with the name of an output column was written under another name.
     output_columns = OUTPUT_COLUMNS | CANDIDATE_COLUMNS if sampled else OUTPUT_COLUMNS
     fields = {key: value for key, value in columns.items() if key not in OUTPUT_COLUMNS}

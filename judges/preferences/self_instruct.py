@@ -273,7 +273,7 @@ def _parse_completion(
     if isinstance(completion, Failure):
         return "", "failed"
     generation = completion.choices[0]
-    text, ended = _extract_task(generation.text, number)
+    text, ended = _extract_task(generation.tagged_text, number)
     length = count_units(text)
     if generation.finish == "length" and not ended:
         return text, "truncated"

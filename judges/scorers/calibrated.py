@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from judges.errors import CannotRun
+from judges.errors import CannotRun, is_secret, redact_settings
 from judges.scorer import Scorer, json_round_trip, parse_spec, softmax_preference
 from judges.scorers.nested import Entry, build_scorer, parse_entry
 from judges.types import Item, Scorecard
 
-SECRET = "api_key"
 # Settings that run code, open an address or a file, or go to an engine unchanged are accepted from the person who runs
 # a scorer, not from a file that may come from anywhere.
-UNTRUSTED = (SECRET, "base_url", "reference_base_url", "remote_code", "store", "members", "file", "of")
+UNTRUSTED = ("api_key", "base_url", "reference_base_url", "remote_code", "store", "members", "file", "of")
 FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
     "temperature": (int, float),
     "rows": (int,),
@@ -150,13 +149,13 @@ class Calibrated(Scorer):
 
 
 def spec_mapping(spec: str) -> dict[str, Any]:
-    """A spec as a mapping for a file, without the API key.
+    """A spec as a mapping for a file, without keys and passwords.
 
     >>> spec_mapping("random,seed=3")
     {'scorer': 'random', 'seed': 3}
     """
     name, settings = parse_spec(spec)
-    return {"scorer": name, **{key: value for key, value in settings.items() if key != SECRET}}
+    return {"scorer": name, **redact_settings(settings)}
 
 
 def untrusted_settings(scorer: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +175,9 @@ def untrusted_settings(scorer: Mapping[str, Any]) -> dict[str, Any]:
 def _check_untrusted(file: str | Path, scorer: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     missing = {key: value for key, value in untrusted_settings(scorer).items() if key not in given}
     if missing:
-        listed = ", ".join(key if key == SECRET else f"{key}={value!r:.60}" for key, value in missing.items())
+        listed = ", ".join(
+            key if is_secret(key) else f"{key}={redact_settings(value)!r:.60}" for key, value in missing.items()
+        )
         again = "".join(f",{key}=…" for key in missing)
         raise CannotRun(
             f"{file} sets {listed} for its scorer, which is not accepted from a file;"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from judges.scorers.llm_judge import Labels, Verdict
+from judges.scorers.llm_judge import WAYS, Labels, Verdict
 from judges.scorers.tournament import Pair
 from judges.types import Comparison, Failure, Usage
 
@@ -61,7 +61,8 @@ class ComparisonVerdict:
 
     def _value(self, method: str) -> float | str | Failure:
         # After a request that failed, the methods that should have followed have no reading.
-        return self.verdict.readings.get(method, self.verdict.value) if method else self.verdict.value
+        readings = self.verdict.readings
+        return next((readings[way] for way in WAYS.get(method, (method,)) if way in readings), self.verdict.value)
 
     def _shares(self, weights: Mapping[str, float]) -> dict[int, float]:
         shares = dict.fromkeys(self.order, 0.0)

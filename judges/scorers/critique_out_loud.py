@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from judges.engines.base import Generation, Request, RequestFailed, sampling_for
+from judges.engines.capabilities import NotSupported
 from judges.errors import CannotRun
-from judges.extraction.thinking import split_thinking
 from judges.scorer import softmax_preference
 from judges.scorers.critique_head import TrainedHead, has_head
 from judges.scorers.llm_judge import Continuation, LLMJudge, Messages, text_prefix
@@ -93,6 +93,14 @@ class CritiqueOutLoud(LLMJudge):
         if self.head is not None:
             self.head.close()
 
+    def check_engine(self) -> None:
+        if self.head is None:
+            super().check_engine()
+        if self.finish and not self.engine.capabilities.prefix_continuation:
+            raise CannotRun(
+                f"scorer {self.name!r}: finish needs a server that continues assistant turns; raise max_tokens instead"
+            )
+
     async def score_item(self, item: Item) -> Scorecard:
         card = await super().score_item(item)
         if self.head is None:
@@ -108,50 +116,61 @@ class CritiqueOutLoud(LLMJudge):
         try:
             generation, usage = await self.critique(messages, number)
         except RequestFailed as error:
-            return Judgment(failure=error.failure)
-        critique = split_thinking(generation.text)[1].strip()
+            return Judgment(failure=error.failure, usage=error.usage)
+        critique = generation.answer.strip()
         try:
             judgment = await self._score_critique(messages, generation)
         except RequestFailed as error:
-            judgment = Judgment(failure=error.failure)
+            judgment = Judgment(failure=error.failure, usage=error.usage)
         return replace(
             judgment,
             critique=critique,
-            completions=(generation.text,),
+            completions=(generation.tagged_text,),
             truncated=generation.finish == "length",
             usage=usage + judgment.usage,
         )
 
     async def _score_critique(self, messages: Messages, generation: Generation) -> Judgment:
         """The score after a critique. Raises RequestFailed."""
-        if not split_thinking(generation.text)[1].strip():
-            raise RequestFailed("empty", "the judge wrote no critique")
+        if not generation.answer.strip():
+            raise _no_critique(generation)
         if self.head is not None:
             reward, usage = await self.head.reward(messages, complete_critique(generation))
             return Judgment(score=reward, read="head", usage=usage)
         ending = " [cut off]\n" if generation.finish == "length" else "\n"
-        prefix = text_prefix(generation.text.rstrip() + ending, "\n" + self.template.announcement)
+        announcement = "\n" + self.template.announcement
+        prefix = text_prefix(generation.text.rstrip() + ending, announcement, generation.in_thought)
         continuation = Continuation(messages, prefix, self.template.labels, generation)
         return (await self.verdict_after(continuation)).judgment()
 
     async def critique(self, messages: Messages, number: int) -> tuple[Generation, Usage]:
         """(critique, usage) of one sample; a critique of two requests is one Generation. Raises RequestFailed."""
+        await self.require_verdict()
         usage, partial = Usage(), Generation("", "length")
         for _ in range(2 if self.finish else 1):
-            completion = await self.engine.complete(
-                Request(
-                    messages,
-                    prefix=partial.text,
-                    partial=partial if partial.text else None,
-                    temperature=self.sampling.temperature,
-                    top_p=self.sampling.top_p,
-                    max_tokens=self.max_tokens,
-                    seed=self.seed_for(messages, number) if self.sampling.temperature > 0 else None,
-                )
+            request = Request(
+                messages,
+                prefix=partial.text,
+                partial=partial if partial.text else None,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                max_tokens=self.max_tokens,
+                seed=self.seed_for(messages, number) if self.sampling.temperature > 0 else None,
             )
+            try:
+                completion = await self.engine.complete(request)
+            except NotSupported as error:
+                usage += error.usage
+                break  # the server cannot go on: the critique stays cut off
+            except RequestFailed as error:
+                raise RequestFailed(error.failure.reason, error.failure.message, usage + error.usage) from error
             generation = completion.choices[0]
             partial = Generation(
-                partial.text + generation.text, generation.finish, partial.token_ids + generation.token_ids
+                partial.text + generation.text,
+                generation.finish,
+                partial.token_ids + generation.token_ids,
+                partial.reasoning + generation.reasoning,
+                partial.in_thought if partial.text else generation.in_thought,
             )
             usage += completion.usage
             if generation.finish != "length":
@@ -169,7 +188,13 @@ def complete_critique(generation: Generation) -> str:
     """
     if generation.finish == "length":
         raise RequestFailed("truncated", "the critique was cut off by the token limit; raise max_tokens")
-    critique = split_thinking(generation.text)[1].strip()
+    critique = generation.answer.strip()
     if not critique:
-        raise RequestFailed("empty", "the judge wrote no critique")
+        raise _no_critique(generation)
     return critique
+
+
+def _no_critique(generation: Generation) -> RequestFailed:
+    if generation.finish == "length":
+        return RequestFailed("truncated", "the token limit came before the critique; raise max_tokens")
+    return RequestFailed("empty", "the judge wrote no critique")

@@ -146,7 +146,9 @@ class ImplicitReward(Scorer):
         results = await asyncio.gather(*requests, return_exceptions=True)
         for error in results:
             if isinstance(error, RequestFailed):
-                return Judgment(failure=error.failure)
+                billed = [result.usage for result in results if not isinstance(result, BaseException)]
+                billed += [result.usage for result in results if isinstance(result, RequestFailed)]
+                return Judgment(failure=error.failure, usage=sum(billed, Usage()))
             if isinstance(error, BaseException):
                 raise error
         logs = [result for result in results if not isinstance(result, BaseException)]

@@ -105,7 +105,7 @@ class Pairwise(LLMJudge):
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scorecard]:
         """Scorecards of Items as they finish; `window` bounds the comparisons in flight, each order counted."""
-        _ = self.engine
+        self.check_engine()
         return map_unordered(items, self.score_item, self.window, self._concurrent_comparisons)
 
     def _concurrent_comparisons(self, item: Item) -> int:
@@ -324,7 +324,7 @@ def _judgment(
     return Judgment(
         score=None if isinstance(score, Failure) else score,
         failure=score if isinstance(score, Failure) else None,
-        read=None if failed else "forced" if "forced" in reads else reads[0],
+        read=None if failed else next((read for read in reads if read.startswith("forced")), reads[0]),
         mass=None if failed else min(masses, default=None),
         votes=tuple(share if isinstance(share, Failure) else share[index] for share in shares),
         critique=next((answer for text in texts if (answer := split_thinking(text)[1].strip())), None),

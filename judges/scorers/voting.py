@@ -37,7 +37,7 @@ def aggregate_votes(votes: Sequence[Judgment], combine: Combine = "mean") -> Jud
         raise ValueError("a judgment needs at least one vote")
     scores = [v.score for v in votes if v.score is not None]
     reads: list[Read] = [v.read for v in votes if v.read is not None]
-    read = "forced" if "forced" in reads else next(iter(reads), None)
+    read = next((read for read in reads if read.startswith("forced")), next(iter(reads), None))
     return Judgment(
         score=aggregate_scores(scores, combine) if scores else None,
         failure=None if scores else votes[0].failure,

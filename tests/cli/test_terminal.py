@@ -136,6 +136,16 @@ def test_a_bar_in_a_terminal_is_full_at_the_end(monkeypatch, total, share):
     assert f"n {'━' * 20} {result}" in shown.getvalue()
 
 
+def test_the_summary_names_the_setting_when_most_rows_were_cut_off(capsys):
+    few, most = ScoreSummary(written=10, truncated=5), ScoreSummary(written=10, truncated=6, truncated_candidates=9)
+    module.print_summary(few, Path("o"), quiet=False)
+    assert "max_tokens" not in capsys.readouterr().err
+    module.print_summary(most, Path("o"), quiet=False)
+    judge, policy = capsys.readouterr().err.splitlines()[1:]
+    assert "6 of 10 rows" in judge and "the judge's max_tokens" in judge
+    assert "9 of 10 rows" in policy and "the policy's max_tokens" in policy
+
+
 def test_the_summary_has_rows_failures_by_reason_and_tokens(capsys):
     output = Path("o\x1but.jsonl")
     module.print_summary(ScoreSummary(1200, 34, Counter({"empty": 3, "timeout": 1500}), 2, USED), output, quiet=False)

@@ -224,6 +224,26 @@ def test_one_candidate_gives_a_response_and_a_score(tmp_path):
     assert (made["response"], made["score"], made["failure"]) == ("four", 4, None) and "responses" not in made
 
 
+def test_a_thought_reaches_neither_the_judge_nor_a_pair_and_is_kept_beside_the_response(tmp_path):
+    from judges.preferences.scored_candidates import read_scored_rows
+
+    def answer(request, k):
+        return "<think>secret 5" if k == 2 else f"<think>secret {k}</think>\n\nanswer {k}"
+
+    policy = writing(answer, candidates=3)
+    judge = use(load_scorer("self-rewarding", votes=1), FakeEngine(lambda r: "Score: 4"))
+    output = tmp_path / "o.jsonl"
+    summary = score_file(rows(tmp_path / "in.jsonl", {"prompt": "q"}), judge, output, policy=policy)
+    made = written(output)[1]
+    assert made["responses"] == ["answer 0", "answer 1", ""]
+    assert made["generation"]["thoughts"] == ["secret 0", "secret 1", "secret 5"]
+    assert [f and f["reason"] for f in made["failures"]] == [None, None, "empty"]
+    assert not any("secret" in str(request.messages) for request in judge.engine.requests)
+    (row,) = read_scored_rows(output, {})
+    assert [candidate.text for candidate in row.candidates] == ["answer 0", "answer 1", ""]
+    assert not any("secret" in str(candidate) for candidate in row.candidates) and summary.truncated_candidates == 0
+
+
 def test_an_empty_candidate_is_kept_and_is_the_scorers_failure(tmp_path):
     policy = writing(lambda r, k: "" if k == 1 else "fine", candidates=3)
     judge = use(load_scorer("self-rewarding", votes=1), FakeEngine(lambda r: "Score: 4"))

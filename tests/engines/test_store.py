@@ -316,3 +316,100 @@ def test_a_store_with_a_broken_page_is_reported_when_it_is_read(tmp_path, stored
     for what in ("show", "export"):
         result = CliRunner().invoke(app, ["cache", what, str(path)])
         assert isinstance(result.exception, CannotRun) and "kept.sqlite: " in str(result.exception)
+
+
+ODD_ENTRIES = [
+    '{"choices": [{"text": [{"type": "text"}], "finish": "stop", "token_ids": []}], "usage": {}}',
+    '{"choices": [{"text": null, "finish": "stop", "token_ids": []}], "usage": {}}',
+    '{"choices": [{"text": "x", "finish": "error", "token_ids": []}], "usage": {}}',
+    '{"choices": [{"text": "x", "finish": "stop", "token_ids": ["a"]}], "usage": {}}',
+    '{"choices": [{"text": "x", "finish": "stop", "token_ids": []}], "usage": {"prompt_tokens": "10"}}',
+    '{"choices": [{"text": "x", "finish": "stop", "token_ids": []}], "usage": {"tokens": 1}}',
+    '{"choices": [{"text": "x", "finish": "stop", "token_ids": []}]}',
+    '{"choices": [], "usage": {}}',
+    '{"choices": "x", "usage": {}}',
+    "[1]",
+    "null",
+    "3",
+    "{",
+    "",
+]
+
+
+@pytest.mark.parametrize("odd", ODD_ENTRIES)
+def test_an_entry_that_cannot_be_read_is_asked_for_again_and_replaced(tmp_path, stored, odd):
+    path = tmp_path / "kept.sqlite"
+    first = stored(path=path)
+    assert complete(first, asked("a"), asked("b")) == ["answer to a", "answer to b"]
+    with sqlite3.connect(path) as db:
+        key = first._key(request_digest(asked("a")))
+        db.execute("UPDATE completions SET value = ? WHERE key = ?", (odd, key))
+    db.close()
+    assert len(list(first.store.rows())) == 2, "assay cache export shows it"
+    again = stored(path=path)
+    assert complete(again, asked("a"), asked("b")) == ["answer to a", "answer to b"]
+    assert [request.messages[-1]["content"] for request in again.engine.requests] == ["a"]
+    healed = stored(path=path)
+    assert complete(healed, asked("a")) == ["answer to a"] and healed.engine.requests == []
+
+
+def test_a_count_that_a_server_did_not_say_does_not_lose_a_stored_text(tmp_path, stored):
+    path = tmp_path / "kept.sqlite"
+    first = stored(path=path)
+    complete(first, asked("a"))
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE completions SET value = REPLACE(value, '\"prompt_tokens\":10', '\"prompt_tokens\":null')")
+    db.close()
+    again = stored(path=path)
+    completion = submit(again.complete(asked("a"))).result(timeout=60)
+    assert completion.usage.prompt_tokens == 0 and again.engine.requests == []
+
+
+# -- equal requests in flight ------------------------------------------------------------------------------------
+
+
+def together(engine: StoredEngine, *requests: Request) -> list[Any]:
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*(engine.complete(request) for request in requests), return_exceptions=True)
+
+    return submit(all_of_them()).result(timeout=60)
+
+
+def test_equal_requests_in_flight_are_sent_once(stored):
+    engine = stored()
+    engine.engine.delay = 0.05
+    results = together(engine, *[asked("a", seed=1)] * 5, asked("a", seed=2), asked("b", seed=1))
+    assert [result.choices[0].text for result in results] == ["answer to a"] * 6 + ["answer to b"]
+    assert sorted((r.messages[-1]["content"], r.seed) for r in engine.engine.requests) == [("a", 1), ("a", 2), ("b", 1)]
+    assert (engine.hits, engine.misses) == (4, 3) and engine._in_flight == {}
+
+
+def test_a_failure_is_that_of_all_equal_requests_in_flight_and_of_no_later_one(stored):
+    answers = iter([RequestFailed("server", "broken", Usage(3))])
+
+    def answer(request: Request) -> str:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return "well"
+
+    engine = stored(answer)
+    engine.engine.delay = 0.05
+    results = together(engine, *[asked("a")] * 3)
+    assert [result.failure.reason for result in results] == ["server"] * 3 and len(engine.engine.requests) == 1
+    assert complete(engine, asked("a")) == ["well"]
+
+
+def test_another_takes_over_where_the_request_that_was_sent_is_cancelled(stored):
+    engine = stored()
+    engine.engine.delay = 0.2
+
+    async def scenario() -> str:
+        first = asyncio.ensure_future(engine.complete(asked("a")))
+        await asyncio.sleep(0.02)
+        second = asyncio.ensure_future(engine.complete(asked("a")))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        return (await second).choices[0].text
+
+    assert submit(scenario()).result(timeout=60) == "answer to a"
+    assert len(engine.engine.requests) == 2 and engine._in_flight == {}

@@ -194,6 +194,20 @@ def test_a_label_that_begins_another_is_never_taken_for_it(label):
     assert read_label(f"Best: {label}7", NUMBERS, "Best:").reason == "malformed"
 
 
+@given(st.sampled_from("AB"), st.sampled_from(["<", "<<", "<=", "≤", "≺"]), st.sampled_from(["", " "]), st.booleans())
+def test_a_relation_is_never_a_vote_for_its_smaller_side(left, sign, space, brackets):
+    relation = f"{left}{space}{sign}{space}{'B' if left == 'A' else 'A'}"
+    found = read_label(f"Verdict: [[{relation}]]" if brackets else f"Verdict: {relation}", LABELS, "Verdict:")
+    assert outcome(found) != left
+
+
+@given(
+    st.integers(0, 5), st.integers(0, 5), st.sampled_from(["; I give", ", no,", " – actually", ", rather", "; make it"])
+)
+def test_a_number_that_its_sentence_takes_back_is_never_a_score(first, second, turn):
+    assert read_score(f"Score: {first}{turn} {second}", FIVE, "Score:").reason == "malformed"
+
+
 HOSTILE = """
 import json, sys
 from judges.extraction import read_json_label, read_json_score, read_label, read_score
@@ -212,6 +226,7 @@ REPEATED = [
     *("a", "1", "1.", "1/", "一", "十", "打9分", "*", "[", "(", "`", '"', "/", "１", "½", "\\boxed{"),
     *("Score", "Score ", "Score*", "Score(", "Score (1", "Score:", "Score: 1", 'Score: "', '"Score: 4" '),
     *("> Score: 4 ", "out of ", "I cannot ", "sorry ", "A ", "A,", "Verdict: A "),
+    *("1+", "1+1=2 ", "A<B", "A > ", "Max score: 4 ", "no, B "),
     *("<think>", "</think>", "<think", "x</think>", "<think></think>", '{"a":1</think>'),
     *("{", "{ ", "{}", '{"', "{'", '[{"', '{"a":', '{"a":1}', '{"a":[', '{"score":', '{"score":7}'),
 ]

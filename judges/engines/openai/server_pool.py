@@ -7,26 +7,34 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import openai
 
 from judges.engines.base import RequestFailed
 from judges.engines.openai.prefix_affinity import PrefixAffinity
+from judges.engines.openai.rate_limit import RateLimiter
+from judges.engines.openai.responses import not_json, to_payload
 from judges.engines.openai.retry import (
     FIRST_BACKOFF,
     LONGEST_RETRY_AFTER,
+    ServerError,
     exponential_backoff,
     is_connection_error,
-    retry_delay,
-    to_request_failed,
+    jittered_backoff,
 )
-from judges.errors import CannotRun
+from judges.errors import CannotRun, redact
 
 FIRST_HEALTH_CHECK = 1.0  # seconds from one health check of a server that is down to the next; doubled each time
 LONGEST_HEALTH_CHECK = 60.0
 HEALTH_CHECK_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 10.0
+LONGEST_RATE_LIMIT = 300.0  # seconds of refusals without one answer, after which the run ends
+NO_SUCH_PAGE = (404, 405, 501)
+# Tags that name a way of serving the same weights: Ollama's default, and OpenRouter's variants.
+MODEL_TAGS = ("latest", "nitro", "floor", "free", "online", "extended", "thinking", "exacto", "beta")
+CHARACTERS_PER_TOKEN = 4  # an estimate, for tokens_per_minute
 AFFINITY_SLACK = 4  # requests by which a server may be busier than the least busy and still be chosen for its cache
 
 
@@ -35,13 +43,26 @@ class Server:
 
     `in_flight` counts its requests. No request goes to it while it is `down`, nor before `cooldown_until`
     (monotonic seconds) where another server is available. `failures` counts incidents since its last good response.
+    `limiter` keeps its rate limit. `models_listed`: it has a list of models; `owners`: their `owned_by`; `answered`: it
+    completed a request.
     """
 
-    def __init__(self, url: str, client: Any) -> None:
-        self.url, self.client = url, client
+    def __init__(self, url: str, client: Any, limiter: RateLimiter) -> None:
+        self.url, self.client, self.limiter = url, client, limiter
         self.in_flight = self.failures = 0
-        self.down = False
+        self.down = self.answered = False
+        self.models_listed = True
+        self.owners: frozenset[str] = frozenset()
+        self.warned = False
         self.cooldown_until = 0.0
+
+
+class ServerRefused(Exception):
+    """The cause of a RequestFailed: the `error` that a server answered with."""
+
+    def __init__(self, error: ServerError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class ServerPool:
@@ -51,17 +72,31 @@ class ServerPool:
     servers that are about as busy, to one that was sent the same prefix before. A server whose connection fails, or
     that does not answer in time, is marked down until a health check (`/models`) succeeds; the intervals between
     checks grow, and its request goes to another server. While all are down, requests wait for up to `patience`
-    seconds. 408, 409, 429 and 5xx are retried up to `retries` times, on another server where one is available.
-    Everything runs on one event loop.
+    seconds. 408, 409, 5xx and answers that are not JSON are retried up to `retries` times, on another server where
+    one is available. A rate limit (429) pauses all requests to its server and counts against no request's retries.
+    An error inside an answer with status 200 is treated as the status that it names. Everything runs on one event
+    loop.
     """
 
     def __init__(
-        self, model: str, urls: Sequence[str], api_key: str, timeout: float, retries: int, patience: float
+        self,
+        model: str,
+        urls: Sequence[str],
+        api_key: str,
+        timeout: float,
+        retries: int,
+        patience: float,
+        requests_per_minute: float = 0.0,
+        tokens_per_minute: float = 0.0,
     ) -> None:
         self._model, self._retries, self._patience = model, retries, patience
         timeouts = openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         self._servers = [
-            Server(url, openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeouts, max_retries=0))
+            Server(
+                redact(url),
+                openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeouts, max_retries=0),
+                RateLimiter(requests_per_minute, tokens_per_minute),
+            )
             for url in urls
         ]
         self._affinity = PrefixAffinity[Server]()
@@ -81,32 +116,53 @@ class ServerPool:
             if problem:
                 self._mark_down(server, problem)
 
-    async def send(self, call: Callable[[Any], Awaitable[Any]], text: str = "") -> tuple[Any, str]:
-        """(the response to `call(client)`, the URL it came from); `text` is the prompt, for prefix affinity.
+    @property
+    def owners(self) -> frozenset[str]:
+        """The `owned_by` of all models that the servers list."""
+        return frozenset(owner for server in self._servers for owner in server.owners)
 
-        Raises RequestFailed for this request, CannotRun where all servers were down for `patience` seconds.
+    @property
+    def models_listed(self) -> bool:
+        """Whether every server has a list of models."""
+        return all(server.models_listed for server in self._servers)
+
+    async def send(
+        self, call: Callable[[Any], Awaitable[Any]], text: str = "", max_tokens: int = 0
+    ) -> tuple[dict[str, Any], str]:
+        """(the JSON object that `call(client)` was answered with, the URL it came from).
+
+        `text` is the prompt, for prefix affinity, and `max_tokens` what may be generated, for `tokens_per_minute`.
+        Raises RequestFailed for this request, caused by a ServerRefused where a server answered with an error, and
+        CannotRun where no further request can succeed: all servers were down for `patience` seconds, the key is
+        refused, the quota is used up, or the model is not known.
         """
         broken_connections = retries = timeouts = 0
+        tokens = len(text) // CHARACTERS_PER_TOKEN + max_tokens
         server: Server | None = None
         while True:
             server = await self._next_server(text, server)
             server.in_flight += 1
             try:
-                response = await call(server.client)
-            except openai.APIError as raised:
-                error = raised
-            except ValueError as invalid:
-                raise _not_json(server.url) from invalid
-            else:
-                if isinstance(response, str):  # the client returns a page that is not declared to be JSON as text
-                    raise _not_json(server.url)
-                server.failures = 0
-                return response, server.url
+                started = await server.limiter.acquire(tokens, partial(self._should_leave, server))
+                if started is None:
+                    continue
+                try:
+                    payload, error = await _answer(call, server)
+                finally:
+                    server.limiter.release()
             finally:
                 server.in_flight -= 1
+            if payload is not None:
+                server.failures = 0
+                server.answered = True
+                server.limiter.answer(started)
+                return payload, server.url
             if self._closed:
                 raise RequestFailed("engine", "the engine was closed") from error
-            if is_connection_error(error):
+            if isinstance(error, ServerError) and error.is_rate_limit:
+                error.raise_if_final(server.url)
+                self._pause(server, error, started)
+            elif error is not None and is_connection_error(error):
                 broken_connections += 1
                 self._mark_down(server)
                 # A request that breaks the connection of every server must not go round for ever.
@@ -119,15 +175,47 @@ class ServerPool:
                 if timeouts > 1 or not self._any_up.is_set():
                     raise RequestFailed("timeout", f"{server.url} did not answer in time") from error
             else:
-                delay = retry_delay(error, retries)
-                if delay is not None:
-                    self._cool_down(server, delay)
-                same_server = not self._available()
-                if delay is None or retries == self._retries or (same_server and delay > LONGEST_RETRY_AFTER):
-                    raise to_request_failed(error, server.url) from error
+                delay = self._retry_delay(server, error, retries)
                 retries += 1
-                if same_server:
+                if not self._available():
                     await asyncio.sleep(delay)
+
+    def _retry_delay(self, server: Server, error: ServerError | None, retries: int) -> float:
+        """Seconds until a request that got `error`, or no JSON, is sent again. Raises what ends the request or run."""
+        if isinstance(error, ServerError):
+            error.raise_if_final(server.url)
+            if error.status == 404 and not (server.models_listed or server.answered):
+                raise CannotRun(f"{server.url} answered 404 ({error.message}): does the base URL end in /v1?")
+            delay = error.retry_delay(retries)
+            failed = error.failure(server.url)
+        else:
+            delay, failed = jittered_backoff(retries), not_json(server.url)
+        if delay is not None:
+            self._cool_down(server, delay)
+        if delay is None or retries == self._retries or (delay > LONGEST_RETRY_AFTER and not self._available()):
+            raise failed from (ServerRefused(error) if isinstance(error, ServerError) else None)
+        return delay
+
+    def _pause(self, server: Server, error: ServerError, started: float) -> None:
+        """Send nothing to a server for the time that its rate limit asks for. Raises CannotRun for one without end."""
+        delay = server.limiter.refuse(started, error.retry_after())
+        server.cooldown_until = max(server.cooldown_until, time.monotonic() + delay)
+        refused_since = server.limiter.refused_since or started
+        if self._available():
+            return
+        if delay > LONGEST_RETRY_AFTER:
+            problem = f"{server.url} takes no more requests for {delay:.0f} seconds"
+        elif time.monotonic() - refused_since > LONGEST_RATE_LIMIT:
+            problem = f"{server.url} has refused every request for {LONGEST_RATE_LIMIT:.0f} seconds"
+        else:
+            return
+        raise CannotRun(f"{problem} (429: {error.message}); what is finished is safe, run the same command again later")
+
+    def _should_leave(self, server: Server) -> bool:
+        """Whether a request that waits for this server's rate limit had better choose again."""
+        if self._closed or server.down:
+            return True
+        return server.cooldown_until > time.monotonic() and bool(self._available())
 
     async def _next_server(self, text: str, failed: Server | None) -> Server:
         """The server to send to now. While all are down, waits for one until `patience` is over."""
@@ -218,21 +306,32 @@ class ServerPool:
             client = server.client.with_options(max_retries=retries, timeout=timeout)
             response = await client.get("/models", cast_to=object)  # unparsed: the client breaks on a page of HTML
             served = [str(model["id"]) for model in response["data"]]
+            server.owners = frozenset(str(model.get("owned_by")) for model in response["data"] if "owned_by" in model)
         except openai.AuthenticationError as error:
             raise CannotRun(f"{url} refuses the key (401): set OPENAI_API_KEY or api_key=…") from error
         except openai.PermissionDeniedError as error:
             raise CannotRun(f"{url} does not allow this key (403)") from error
-        except openai.NotFoundError as error:
-            raise CannotRun(f"{url} has no /models (404): does the base URL end in /v1?") from error
         except openai.APIConnectionError:
             return f"no server answers at {url}: is it running?"
         except openai.APIStatusError as error:
+            if error.status_code in NO_SUCH_PAGE:
+                self._warn_once(server, f"{url} has no list of models ({error.status_code}); it is asked all the same")
+                server.models_listed = False
+                return ""
             return f"{url} answered {error.status_code} when asked for its models"
         except (KeyError, TypeError, ValueError) as error:
             raise CannotRun(f"{url}/models is no list of models: does the base URL end in /v1?") from error
         if served and self._model not in served:
-            raise CannotRun(f"{url} serves {', '.join(served[:10])}, not {self._model!r}")
+            other = next((name for name in served if same_model(name, self._model)), None)
+            if other is None:
+                raise CannotRun(f"{url} serves {', '.join(served[:10])}, not {self._model!r}")
+            self._warn_once(server, f"{url} lists {other!r}, not {self._model!r}; it is taken for the same model")
         return ""
+
+    def _warn_once(self, server: Server, message: str) -> None:
+        if not server.warned:
+            server.warned = True
+            print(f"assay: {message}", file=sys.stderr, flush=True)
 
     async def close(self) -> None:
         """Close every connection, and fail the requests that wait for a server."""
@@ -245,5 +344,32 @@ class ServerPool:
         self._any_up.set()
 
 
-def _not_json(url: str) -> RequestFailed:
-    return RequestFailed("server", f"{url} answered something that is not JSON")
+async def _answer(call: Callable[[Any], Awaitable[Any]], server: Server) -> tuple[dict[str, Any] | None, Any]:
+    """(the JSON object that the server answered, None), or (None, the error): None too where it is not JSON."""
+    try:
+        payload = to_payload(await call(server.client), server.url)
+    except openai.APIStatusError as error:
+        return None, ServerError.from_exception(error)
+    except openai.APIConnectionError as error:
+        return None, error
+    except (openai.APIError, ValueError, RecursionError, RequestFailed):  # a page, half a body
+        return None, None
+    refused = ServerError.from_payload(payload)
+    return (payload, None) if refused is None else (None, refused)
+
+
+def same_model(listed: str, model: str) -> bool:
+    """Whether a server's list names the model in another form.
+
+    >>> same_model("models/gemini-2.5-flash", "gemini-2.5-flash"), same_model("llama3:latest", "llama3")
+    (True, True)
+    >>> same_model("deepseek/r1", "deepseek/r1:nitro"), same_model("gpt-4o-mini", "gpt-4o")
+    (True, False)
+    """
+    return _bare(listed) == _bare(model)
+
+
+def _bare(name: str) -> str:
+    name = name.lower().removeprefix("models/")
+    base, _, tag = name.rpartition(":")
+    return base if base and tag in MODEL_TAGS else name
