@@ -10,7 +10,7 @@ Rules that hold for all readers; `score`, `label` and `json_verdict` add their o
   line, or in a line that begins with ">") is malformed too, because it may be quoted from the response.
 - An announcement of another kind ("Maximum score:", "Confidence score:", "上次评分") decides only where
   there is no plain one; different verdicts of such announcements are malformed. A verdict that its own sentence takes
-  back ("Score: 4; I give 3", "Verdict: A; no, B") is malformed.
+  back in a known phrase ("Score: 4; I give 3", "Verdict: A; no, B") is malformed; not every phrase is known.
 - The reason is `refused` only for a text that begins with "I cannot rate …", "抱歉，我无法评分" or the like and has no
   verdict.
 
