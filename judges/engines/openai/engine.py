@@ -149,7 +149,7 @@ class OpenAIEngine(Engine):
     def _correct(self, used: Capabilities, correction: Correction) -> None:
         if self.capabilities is used:  # else another request has taught something, and this one is asked again first
             self.capabilities = correction.capabilities
-            print(f"assay: {' '.join(self.base_urls)}: {correction.told}", file=sys.stderr, flush=True)
+            print(f"assay: {' '.join(self.base_urls)}: {correction.action}", file=sys.stderr, flush=True)
 
     def _check_ignored(self, request: Request, completion: Completion) -> Completion:
         """The completion, unless the server took `choice` and ignored it. Raises NotSupported."""

@@ -22,7 +22,7 @@ _HOSTED = Capabilities(
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A make of server, as the documentation at `page` describes it.
+    """A make of server. `page` is its documentation, against which the row has not been checked yet.
 
     It is recognised by the `hosts` that its URL ends in, by its models' names, and by `owned_by` in its list of
     models. `prefix` are the parameters of a request that continues the assistant's turn, `prefix_field` those of the
@@ -220,7 +220,7 @@ class Correction:
     """What a refusal teaches: the capabilities from then on, and what is done about it, in words."""
 
     capabilities: Capabilities
-    told: str
+    action: str
 
 
 def learn(
@@ -229,7 +229,7 @@ def learn(
     """What the refusal of `body` with an error teaches; None where it is about something else.
 
     >>> error = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
-    >>> learn(Capabilities(), {"max_tokens": 5}, 400, error).told
+    >>> learn(Capabilities(), {"max_tokens": 5}, 400, error).action
     'max_tokens is sent as max_completion_tokens'
     """
     if status not in CORRECTABLE:
@@ -258,13 +258,13 @@ def learn(
     lessons: dict[str, Any] = {}
     for key in named:
         lessons |= _LESSONS[key][0]
-    told = "; ".join(dict.fromkeys(_LESSONS[key][1] for key in named))
+    action = "; ".join(dict.fromkeys(_LESSONS[key][1] for key in named))
     if "seed" in named and _names(message, "", "random_seed"):
         return Correction(
             replace(capabilities, **(lessons | {"seed": True, "seed_name": "random_seed"})),
             "seed is sent as random_seed",
         )
-    return Correction(replace(capabilities, **lessons), told)
+    return Correction(replace(capabilities, **lessons), action)
 
 
 _FOLLOW_UP = "a verdict that the text lacks is asked for in a second user turn"

@@ -181,8 +181,8 @@ class ServerError:
         if self.status == 400 and not self.inside_200:
             return RequestFailed("server", self.message, self.usage)
         where = "an error inside a 200" if self.inside_200 else "answered"
-        told = f"{url}: {where}" if self.inside_200 else f"{url} {where}"
-        return RequestFailed("server", f"{told} {self.status}: {self.message}".replace("  ", " "), self.usage)
+        origin = f"{url}: {where}" if self.inside_200 else f"{url} {where}"
+        return RequestFailed("server", f"{origin} {self.status}: {self.message}".replace("  ", " "), self.usage)
 
 
 def _status_of(code: Any, names: str) -> int:
